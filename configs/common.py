@@ -1,0 +1,78 @@
+"""The paper's ImageNet recipe. Every other config starts from it and changes some fields.
+
+Sources: [S2] arXiv 2106.07477, section 4.1. [DeiT] facebookresearch/deit, main.py, whose
+strategy the paper says it follows. [ours] the paper and DeiT are silent.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+from s2mlp_jax.models.variants import field_types
+
+
+def model_config(name: str, **overrides: object) -> ml_collections.ConfigDict:
+    """The model's name and its fields; a field that is not set is as the variant has it."""
+    config = ml_collections.ConfigDict({"name": name})
+    for field, kind in field_types().items():
+        config[field] = config_dict.placeholder(kind)
+    config.update(overrides)
+    return config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the recipe for ImageNet-1K; `model` is left to the config that uses it."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0  # of the weights, the data order, the augmentation, drop path
+
+    config.data = data = ml_collections.ConfigDict()
+    data.name = "imagenet2012"  # a TFDS name, "digits", or "synthetic" (noise, for timing)
+    data.train_split = "train"
+    data.eval_split = "validation"
+    data.data_dir = ""  # prepared data; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets
+    data.download = False  # True lets TFDS use the network
+    data.cache = False  # True decodes every image once and keeps all in memory
+    data.image_size = 224  # pixels [S2]
+    data.train_crop = "random_resized"  # or pad, resize [DeiT]
+    data.crop_area_min = 0.08  # of random_resized [DeiT]
+    data.crop_padding = 0  # pixels, of pad
+    data.flip = 0.5  # probability of a horizontal flip [DeiT]
+    data.eval_crop_ratio = 0.875  # resize to image_size / ratio, then central crop [DeiT]
+    data.interpolation = "bicubic"  # [DeiT]
+    data.mean = (0.485, 0.456, 0.406)  # of pixels in [0, 1], a channel [DeiT]
+    data.std = (0.229, 0.224, 0.225)
+    data.num_threads = 16  # that decode and augment [ours]
+    data.prefetch = 2  # batches prepared ahead [ours]
+
+    config.train = train = ml_collections.ConfigDict()
+    train.batch_size = 1024  # global: over all devices and accumulation steps [S2]
+    train.accumulation_steps = 1  # gradients are summed over so many parts of the batch
+    train.epochs = 300.0  # [S2]
+    train.steps = 0  # if not 0, instead of epochs
+    train.label_smoothing = 0.1  # used, rate not stated [S2]; 0.1 [DeiT]
+    train.ema_decay = 0.99996  # of the averaged weights, 0 for none [DeiT]
+    train.dtype = "bfloat16"  # of the computation; weights stay float32 [ours]
+
+    config.optimizer = optimizer = ml_collections.ConfigDict()
+    optimizer.learning_rate = 1e-3  # peak, for reference_batch_size [S2]
+    optimizer.reference_batch_size = 1024  # the rate scales with the batch; 0: it does not [DeiT]
+    optimizer.warmup_epochs = 5.0  # linear; used, length not stated [S2]; 5 [DeiT]
+    optimizer.warmup_learning_rate = 1e-6  # first value, not scaled [DeiT]
+    optimizer.final_learning_rate = 1e-5  # end of the cosine, not scaled [S2]
+    optimizer.weight_decay = 0.05  # AdamW, on kernels only [S2]
+    optimizer.beta1 = 0.9  # [DeiT]
+    optimizer.beta2 = 0.999  # [DeiT]
+    optimizer.eps = 1e-8  # [DeiT]
+    optimizer.grad_clip_norm = 0.0  # 0: no clipping [DeiT]
+
+    config.eval = ml_collections.ConfigDict()
+    config.eval.every_epochs = 1.0
+    config.eval.batch_size = 1024
+
+    config.checkpoint = ml_collections.ConfigDict()
+    config.checkpoint.every_epochs = 1.0
+    config.checkpoint.keep = 3  # the last ones; the best one is kept besides
+
+    config.log = ml_collections.ConfigDict()
+    config.log.every_steps = 50
+    config.log.tensorboard = True  # where TensorFlow and TensorBoard are installed
+    return config

@@ -1,0 +1,79 @@
+"""Trains or evaluates an image classifier.
+
+  python main.py --config=configs/s2mlp_digits.py --workdir=/tmp/digits
+  python main.py --config=configs/s2mlp_digits.py --workdir=/tmp/e --config.model.shift=e
+  python main.py --mode=eval --workdir=/tmp/digits --override=data.image_size=16
+
+Exit codes: 0 done; 2 bad input; 3 the loss became NaN; 75 stopped by a signal and saved, start
+the same command again to go on.
+"""
+
+import os
+import sys
+import traceback
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, a file of configs/.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: new, or to be continued.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "For eval: latest, best, or a step.")
+OVERRIDE = flags.DEFINE_multi_string(
+    "override", [], "For eval: field=value, changes a field of the run's own config."
+)
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Starts jax.distributed: host:port of process 0, or auto on clusters."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "With --coordinator=host:port.")
+PROCESS_ID = flags.DEFINE_integer("process_id", 0, "With --coordinator=host:port.")
+
+EXIT_BAD_INPUT, EXIT_NAN, EXIT_STOPPED = 2, 3, 75
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
+    from s2mlp_jax import parallel  # after the flags, so that --help is quick
+    from s2mlp_jax.config import parse_overrides
+    from s2mlp_jax.evaluate_workdir import evaluate_workdir
+    from s2mlp_jax.train import NonFiniteLossError, Stopped, train_and_evaluate
+
+    logging.set_verbosity(logging.ERROR)
+    if COORDINATOR.value:
+        parallel.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    try:
+        if MODE.value == "eval":
+            evaluate_workdir(WORKDIR.value, CHECKPOINT.value, parse_overrides(OVERRIDE.value))
+        elif CONFIG.value is None:
+            raise ValueError("--mode=train needs a --config, such as configs/s2mlp_digits.py.")
+        else:
+            train_and_evaluate(CONFIG.value, WORKDIR.value)
+    except NonFiniteLossError as error:
+        _exit(str(error), EXIT_NAN)
+    except Stopped as stopped:
+        _exit(f"{stopped} Start the same command again to go on.", EXIT_STOPPED)
+    except ValueError as error:
+        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+        if not raised_in.startswith((os.path.dirname(parallel.__file__), __file__)):
+            raise  # from a library: a bug, not a user's mistake
+        _exit(f"Error: {error}", EXIT_BAD_INPUT)
+
+
+def _exit(message: str, code: int) -> None:
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags; a mistyped config field gets one line, not a traceback."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, TypeError) as error:  # what config_flags raises
+        _exit(f"Error in the --config.* flags: {error.args[0]}", EXIT_BAD_INPUT)
+        raise
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("workdir")
+    app.run(main, flags_parser=parse_flags)

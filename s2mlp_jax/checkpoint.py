@@ -1,0 +1,188 @@
+"""Checkpoints: one holds all that a run needs to go on exactly where it was.
+
+That is the state (parameters, optimizer, averaged weights, step) and a JSON record (data
+position, metrics not yet written, config, versions). Orbax writes a checkpoint under a
+temporary name and renames it, so a killed save never looks like a whole one.
+"""
+
+import pathlib
+import shutil
+import typing
+
+import jax
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
+
+from s2mlp_jax.progress import say
+
+_TEMPORARY = ".orbax-checkpoint-tmp"
+
+
+class Checkpoints:
+    """The checkpoints of a workdir: the last `keep`, and the one with the best metric.
+
+    Attributes:
+      directory: of the checkpoints, a folder a step.
+    """
+
+    def __init__(self, workdir: str | pathlib.Path, keep: int = 1, read_only: bool = False):
+        """Opens the folder; says which checkpoints were cut short, and clears them away."""
+        self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        if not read_only:
+            for left in sorted(self.directory.glob(f"*{_TEMPORARY}*")):
+                step = left.name.split(".")[0]
+                say(f"Checkpoint {step} was cut short while it was saved; it is passed over.")
+        best = policy.BestN(
+            get_metric_fn=lambda metrics: metrics["score"],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                best_fn=lambda metrics: metrics["score"],
+                preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(keep), best]),
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
+                create=not read_only,
+            ),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "record": ocp.JsonCheckpointHandler(),
+            },
+        )
+
+    def save(
+        self,
+        step: int,
+        state: typing.Any,
+        record: dict[str, typing.Any],
+        score: float | None = None,
+    ) -> None:
+        """Starts saving; the arrays are copied before it returns, the files follow.
+
+        Args:
+          score: evaluation figure by which the best checkpoint is kept, larger is better.
+
+        Raises:
+          Exception: what went wrong in the save before this one, if anything did.
+        """
+        self._manager.wait_until_finished()
+        self._manager.check_for_errors()
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
+            ),
+            metrics=None if score is None else {"score": score},
+        )
+
+    def steps(self) -> list[int]:
+        """Returns the steps of the whole checkpoints, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """Returns the step of the best checkpoint that an evaluation went with, or None."""
+        return self._manager.best_step()
+
+    def restore(self, step: int, like: typing.Any) -> tuple[typing.Any, dict[str, typing.Any]]:
+        """Restores one checkpoint.
+
+        Args:
+          like: a state of the same structure; its shapes, dtypes and shardings are used.
+
+        Returns:
+          The state and the record.
+
+        Raises:
+          ValueError: if the checkpoint is of another model; names what differs.
+        """
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+        )
+        self._check_shapes(step, target)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore()
+            ),
+        )
+        return restored["state"], restored["record"]
+
+    def restore_latest(
+        self, like: typing.Any
+    ) -> tuple[typing.Any, dict[str, typing.Any]] | tuple[None, None]:
+        """Restores the last checkpoint that can be read, or (None, None) if there is none.
+
+        One that cannot be read is moved to `broken_checkpoints`, which is said, and the one
+        before it is tried.
+
+        Raises:
+          ValueError: if a checkpoint is of another model.
+          RuntimeError: if there are checkpoints, and none can be read.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return self.restore(step, like)
+            except _OtherModelError:
+                raise
+            except Exception as error:  # whatever a broken file makes Orbax raise
+                aside = self.directory.parent / "broken_checkpoints" / str(step)
+                reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+                say(f"Checkpoint {step} cannot be read ({reason}); it is moved to {aside}.")
+                self._move_aside(step, aside)
+        if steps:
+            raise RuntimeError(f"None of the checkpoints in {self.directory} can be read.")
+        return None, None
+
+    def close(self) -> None:
+        """Waits until everything is saved."""
+        self._manager.wait_until_finished()
+        self._manager.check_for_errors()
+        self._manager.close()
+
+    def _move_aside(self, step: int, aside: pathlib.Path) -> None:
+        if jax.process_index() == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(exist_ok=True)
+            (self.directory / str(step)).rename(aside)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"checkpoint {step} moved")
+        self._manager.reload()
+
+    def _check_shapes(self, step: int, target: typing.Any) -> None:
+        metadata = self._manager.item_metadata(step)["state"]
+        there = _shapes(metadata.tree if hasattr(metadata, "tree") else metadata)
+        here = _shapes(target)
+        different = [
+            f"{name}: {there.get(name, 'not there')} there, {here.get(name, 'none')} here"
+            for name in sorted(there.keys() | here.keys())
+            if there.get(name) != here.get(name)
+        ]
+        if different:
+            raise _OtherModelError(
+                f"Checkpoint {step} in {self.directory} is of another model. "
+                f"{len(different)} arrays differ, such as " + "; ".join(different[:5])
+            )
+
+
+class _OtherModelError(ValueError):
+    pass
+
+
+def _shapes(tree: typing.Any) -> dict[str, tuple[int, ...]]:
+    def name(part: typing.Any) -> str:
+        for attribute in ("key", "name", "idx"):
+            if hasattr(part, attribute):
+                return str(getattr(part, attribute))
+        return str(part)
+
+    return {
+        "/".join(name(part) for part in path): tuple(leaf.shape)
+        for path, leaf in jax.tree.leaves_with_path(tree)
+        if hasattr(leaf, "shape")
+    }

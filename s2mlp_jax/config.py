@@ -1,0 +1,210 @@
+"""Configs: loading, completing, checking and comparing them."""
+
+import ast
+import collections.abc
+import dataclasses
+import importlib.util
+import json
+import pathlib
+import sys
+import typing
+
+import jax.numpy as jnp
+import ml_collections
+
+from s2mlp_jax.data.augment import Crops
+from s2mlp_jax.models import create_model
+from s2mlp_jax.models.backbone import Backbone
+from s2mlp_jax.models.variants import field_types, get_variant
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+# Fields that a run may change when it is continued: they alter no number of it.
+_FREE_FIELDS = {
+    "data.data_dir",
+    "data.download",
+    "data.cache",
+    "data.num_threads",
+    "data.prefetch",
+    "checkpoint.keep",
+    "log.tensorboard",
+}
+
+
+def load_config(
+    path: str, overrides: collections.abc.Mapping[str, typing.Any] | None = None
+) -> ml_collections.ConfigDict:
+    """Loads a config file without flags, for notebooks and tests.
+
+    Args:
+      path: "configs/s2mlp_digits.py", or "configs/x.py:argument" for one that takes an argument.
+      overrides: {"model.shift": "e", "train.epochs": 5.0}.
+
+    Returns:
+      The completed, checked and locked config.
+
+    Raises:
+      ValueError: no such file or field, a wrong type, or a value that is not allowed.
+    """
+    file, _, argument = path.partition(":")
+    location = pathlib.Path(file)
+    if not location.is_file():
+        raise ValueError(f"There is no config file {file}.")
+    for folder in (str(location.resolve().parent.parent), str(location.resolve().parent)):
+        if folder not in sys.path:  # configs import each other as `from configs import common`
+            sys.path.append(folder)
+    spec = importlib.util.spec_from_file_location(location.stem, location)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(argument) if argument else module.get_config()
+    return override(config, overrides or {})
+
+
+def override(
+    config: ml_collections.ConfigDict, overrides: collections.abc.Mapping[str, typing.Any]
+) -> ml_collections.ConfigDict:
+    """Returns a completed copy with some fields changed, {"model.shift": "e"}.
+
+    Raises:
+      ValueError: no such field, a wrong type, or a value that is not allowed.
+    """
+    config = ml_collections.ConfigDict(config)
+    config.lock()
+    for field, value in overrides.items():
+        *parents, leaf = field.split(".")
+        node = config
+        for part in parents:
+            _check_field(node, part, field)
+            node = node[part]
+        _check_field(node, leaf, field)
+        try:
+            node[leaf] = value
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"config.{field}: {error}") from error
+    return complete(config)
+
+
+def parse_overrides(assignments: collections.abc.Sequence[str]) -> dict[str, typing.Any]:
+    """Parses "field=value" texts; a value is a Python literal, else a string.
+
+    Raises:
+      ValueError: if one has no "=".
+    """
+    parsed = {}
+    for assignment in assignments:
+        field, equals, text = assignment.partition("=")
+        if not equals:
+            raise ValueError(f"Expected field=value, got {assignment!r}.")
+        try:
+            parsed[field] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            parsed[field] = text
+    return parsed
+
+
+def _check_field(node: ml_collections.ConfigDict, part: str, field: str) -> None:
+    if not isinstance(node, ml_collections.ConfigDict) or part not in node:
+        allowed = ", ".join(node) if isinstance(node, ml_collections.ConfigDict) else "none"
+        raise ValueError(f"The config has no field {field!r}. Instead of {part!r}: {allowed}.")
+
+
+def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns a locked copy with the model's fields filled in from its variant, and checks it.
+
+    Raises:
+      ValueError: a value that is not allowed; the message names the field and the choices.
+    """
+    config = config.copy_and_resolve_references()
+    set_fields = {name: config.model[name] for name in field_types()}
+    overrides = {name: value for name, value in set_fields.items() if value is not None}
+    variant = get_variant(config.model.name, **overrides)
+    for name in field_types():
+        config.model[name] = getattr(variant, name)
+    config.lock()
+    _check(config)
+    return config
+
+
+def _check(config: ml_collections.ConfigDict) -> None:
+    data, train = config.data, config.train
+    make_crops(config)
+    if data.image_size % config.model.patch_size:
+        raise ValueError(
+            f"data.image_size {data.image_size} is not a multiple of "
+            f"model.patch_size {config.model.patch_size}."
+        )
+    if len(data.mean) != len(data.std):
+        raise ValueError(f"data.mean {data.mean} and data.std {data.std} differ in length.")
+    if train.dtype not in DTYPES:
+        raise ValueError(f"Unknown train.dtype {train.dtype!r}. Allowed are {', '.join(DTYPES)}.")
+    positive = {
+        "train.batch_size": train.batch_size,
+        "train.accumulation_steps": train.accumulation_steps,
+        "eval.batch_size": config.eval.batch_size,
+        "eval.every_epochs": config.eval.every_epochs,
+        "checkpoint.every_epochs": config.checkpoint.every_epochs,
+        "checkpoint.keep": config.checkpoint.keep,
+        "log.every_steps": config.log.every_steps,
+        "data.prefetch": data.prefetch,
+    }
+    for field, value in positive.items():
+        if value <= 0:
+            raise ValueError(f"{field} must be greater than 0, got {value}.")
+    if train.steps < 0 or (train.steps == 0 and train.epochs <= 0):
+        raise ValueError("train.steps or train.epochs must be greater than 0.")
+    for field in ("label_smoothing", "ema_decay"):
+        if not 0.0 <= train[field] < 1.0:
+            raise ValueError(f"train.{field} must be in [0, 1), got {train[field]}.")
+    if train.batch_size % train.accumulation_steps:
+        raise ValueError(
+            f"train.accumulation_steps {train.accumulation_steps} does not divide "
+            f"train.batch_size {train.batch_size}."
+        )
+
+
+def make_crops(config: ml_collections.ConfigDict) -> Crops:
+    """Returns the host's part of the augmentation. Raises a ValueError as `Crops` does."""
+    return Crops(**{field.name: config.data[field.name] for field in dataclasses.fields(Crops)})
+
+
+def make_model(config: ml_collections.ConfigDict, num_classes: int) -> Backbone:
+    """Returns the model of a completed config."""
+    fields = {name: config.model[name] for name in field_types()}
+    return create_model(
+        config.model.name, num_classes, dtype=DTYPES[config.train.dtype], **fields
+    )
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+    """Returns the config as indented JSON, keys sorted."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def flatten(config: collections.abc.Mapping[str, typing.Any], prefix: str = "") -> dict[str, typing.Any]:
+    """Maps {"a": {"b": 1}} to {"a.b": 1}; tuples become lists, as in JSON."""
+    flat: dict[str, typing.Any] = {}
+    for key, value in config.items():
+        if isinstance(value, collections.abc.Mapping | ml_collections.ConfigDict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def differences(
+    saved: collections.abc.Mapping[str, typing.Any], config: ml_collections.ConfigDict
+) -> list[str]:
+    """Lists the fields in which two configs would give different runs, with both values.
+
+    Args:
+      saved: the config of a workdir, from its JSON.
+      config: the completed config of this run.
+    """
+    old, new = flatten(saved), flatten(config.to_dict())
+    missing = "(not there)"
+    return [
+        f"{field}: {old.get(field, missing)!r} there, {new.get(field, missing)!r} here"
+        for field in sorted(old.keys() | new.keys())
+        if field not in _FREE_FIELDS and old.get(field, missing) != new.get(field, missing)
+    ]

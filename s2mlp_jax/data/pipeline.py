@@ -1,0 +1,105 @@
+"""shuffle -> repeat -> augment -> this process's part -> batch; and padded evaluation.
+
+The order of the training data, random draws included, is a function of (seed, position)
+alone: the same for any number of processes and threads, and for a run that was resumed.
+"""
+
+import itertools
+import typing
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from s2mlp_jax.data.augment import Crops, decode, eval_view, train_view
+from s2mlp_jax.data.sources import Split
+
+Batch = dict[str, np.ndarray]
+
+
+def train_batches(
+    split: Split,
+    crops: Crops,
+    seed: int,
+    batch_size: int,
+    positions: np.ndarray,
+    start_step: int = 0,
+    num_threads: int = 16,
+    prefetch: int = 2,
+) -> Iterator[Batch]:
+    """Yields this process's part of the global batches, without end.
+
+    Args:
+      split: what to read.
+      crops: how to augment.
+      seed: of the order and of the random views.
+      batch_size: of the global batch.
+      positions: the positions within the global batch that this process holds.
+      start_step: batches to pass over; they are skipped, not read.
+      num_threads: that read and augment; 0 does all in the calling thread.
+      prefetch: batches to prepare ahead.
+
+    Yields:
+      image (len(positions), image_size, image_size, c) uint8 and label (len(positions),) int32.
+    """
+    if split.name == "synthetic":
+        yield from itertools.repeat(_synthetic_batch(split, positions))
+
+    def view(record: dict[str, typing.Any], rng: np.random.Generator) -> dict[str, typing.Any]:
+        return {
+            "image": train_view(decode(record, split.channels, split.name), crops, rng),
+            "label": np.int32(record["label"]),
+        }
+
+    # Every element of the endless stream, by its position; nothing is read before it is asked for.
+    stream = grain.MapDataset.source(split.source).seed(seed).shuffle().repeat().random_map(view)
+    local = len(positions)
+
+    def element(index: int) -> dict[str, typing.Any]:
+        step, offset = divmod(index, local)
+        return stream[step * batch_size + int(positions[offset])]
+
+    last = len(stream) // batch_size
+    batches = grain.MapDataset.range(start_step * local, last * local).map(element).batch(local)
+    options = grain.ReadOptions(
+        num_threads=num_threads, prefetch_buffer_size=prefetch if num_threads else 0
+    )
+    yield from batches.to_iter_dataset(options)
+
+
+def eval_batches(
+    split: Split, crops: Crops, batch_size: int, positions: np.ndarray, num_threads: int = 16
+) -> Iterator[Batch]:
+    """Yields this process's part of the global batches of one pass, every image once.
+
+    The last batch is filled up; `mask` is False for what fills it.
+
+    Yields:
+      image and label as in `train_batches`, and mask (len(positions),) bool.
+    """
+    local = len(positions)
+    steps = -(-len(split) // batch_size)
+
+    def element(index: int) -> dict[str, typing.Any]:
+        step, offset = divmod(index, local)
+        position = step * batch_size + int(positions[offset])
+        record = split.source[min(position, len(split) - 1)]
+        return {
+            "image": eval_view(decode(record, split.channels, split.name), crops),
+            "label": np.int32(record["label"]),
+            "mask": np.bool_(position < len(split)),
+        }
+
+    batches = grain.MapDataset.range(steps * local).map(element).batch(local)
+    options = grain.ReadOptions(
+        num_threads=num_threads, prefetch_buffer_size=2 if num_threads else 0
+    )
+    yield from batches.to_iter_dataset(options)
+
+
+def _synthetic_batch(split: Split, positions: np.ndarray) -> Batch:
+    records = [split.source[int(i)] for i in positions]
+    return {
+        "image": np.stack([record["image"] for record in records]),
+        "label": np.array([record["label"] for record in records], np.int32),
+    }

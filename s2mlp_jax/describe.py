@@ -1,0 +1,82 @@
+"""What a run tells a person: at the start, on the way, and at the end."""
+
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import jax
+
+from s2mlp_jax import optim, parallel
+from s2mlp_jax.experiment import Experiment
+from s2mlp_jax.models.cost import variant_macs
+
+
+def start(run: Experiment, step: int) -> Iterator[str]:
+    """Yields the lines that say what will be done."""
+    config, devices = run.config, run.layout.mesh.devices
+    data, train = config.data, config.train
+    parameters = sum(x.size for x in jax.tree.leaves(run.state.params))
+    macs = variant_macs(
+        run.model.variant, data.image_size, run.model.num_classes, run.train_split.channels
+    )
+    yield (
+        f"model     {config.model.name}: {parameters:,} parameters, {macs:,} multiply-accumulates "
+        f"per {data.image_size}x{data.image_size} image"
+    )
+    yield (
+        f"data      {run.train_split.name}: {len(run.train_split):,} images, "
+        f"{run.eval_split.name}: {len(run.eval_split):,}, {run.model.num_classes} classes, "
+        f"from {run.train_split.path}"
+    )
+    peak = parallel.peak_flops(devices.flat[0])
+    yield (
+        f"devices   {devices.size} x {devices.flat[0].device_kind}, {jax.process_count()} "
+        f"process(es), {train.dtype}"
+        + (f"; MFU is against {peak / 1e12:.0f} TFLOP/s each, dense bfloat16" if peak else "")
+    )
+    yield (
+        f"steps     {run.total_steps:,} of {train.batch_size} images"
+        + (f" in {train.accumulation_steps} parts" if train.accumulation_steps > 1 else "")
+        + f", {run.total_steps / run.steps_per_epoch:.1f} epochs"
+    )
+    yield (
+        f"rate      {optim.peak_learning_rate(config):g} at its peak "
+        f"({config.optimizer.learning_rate:g} for a batch of "
+        f"{config.optimizer.reference_batch_size or train.batch_size}), "
+        f"weight decay {config.optimizer.weight_decay:g}"
+    )
+    for line in optim.describe_decay(run.state.params):
+        yield f"          {line}"
+    if step:
+        yield f"resume    from step {step:,}"
+
+
+def train_figures(averages: Mapping[str, float]) -> str:
+    """Returns the figures of a training line."""
+    mfu = f"  MFU {averages['mfu']:.1%}" if "mfu" in averages else ""
+    return (
+        f"epoch {averages['epoch']:.1f}  loss {averages['loss']:.4f}  "
+        f"{averages['images_per_second']:,.0f} images/s{mfu}"
+    )
+
+
+def eval_figures(evaluation: Mapping[str, float]) -> str:
+    """Returns the figures of an evaluation, of the averaged parameters too where there are any."""
+    return "  ".join(
+        f"{prefix} top-1 {evaluation[f'{prefix}/accuracy_top1']:.2%}  "
+        f"top-5 {evaluation[f'{prefix}/accuracy_top5']:.2%}  "
+        f"loss {evaluation[f'{prefix}/loss']:.4f}"
+        for prefix in ("eval", "eval_ema")
+        if f"{prefix}/count" in evaluation
+    )
+
+
+def summary(run: Experiment, evaluation: Mapping[str, float], workdir: pathlib.Path) -> list[str]:
+    """Returns the closing lines: what was reached, where it is, what to do next."""
+    return [
+        "",
+        f"Trained {run.config.model.name} for {run.total_steps:,} steps: "
+        f"{eval_figures(evaluation)}, over {evaluation['eval/count']:,} images.",
+        f"Files: {workdir} (metrics.jsonl, config.json, environment.json, checkpoints/).",
+        f"Next: python main.py --mode=eval --workdir={workdir} evaluates the checkpoint again;",
+        f"      tensorboard --logdir={workdir} draws the curves.",
+    ]

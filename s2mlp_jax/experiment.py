@@ -1,0 +1,153 @@
+"""From a config to everything a run needs; each user's mistake is found here, at the start."""
+
+import dataclasses
+import typing
+from collections.abc import Iterator, Sequence
+
+import jax
+import ml_collections
+import optax
+from jax.experimental import multihost_utils
+
+from s2mlp_jax import config as config_lib
+from s2mlp_jax import optim, parallel
+from s2mlp_jax.data import sources
+from s2mlp_jax.data.pipeline import Batch, eval_batches, train_batches
+from s2mlp_jax.evaluate import EvalStep, evaluate, make_eval_step
+from s2mlp_jax.models.backbone import Backbone
+from s2mlp_jax.state import TrainState, create_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A config, turned into objects; nothing is trained yet.
+
+    Attributes:
+      total_steps: of the whole run.
+      steps_per_epoch: training images over the batch size, not rounded.
+      key: the run's random key, replicated. Every random number derives from it.
+      state: the freshly drawn state, replicated.
+    """
+
+    config: ml_collections.ConfigDict
+    layout: parallel.Layout
+    train_split: sources.Split
+    eval_split: sources.Split
+    model: Backbone
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    eval_step: EvalStep
+    total_steps: int
+    steps_per_epoch: float
+    key: jax.Array
+    state: TrainState
+
+    def is_due(self, step: int, every_epochs: float) -> bool:
+        """True at the first step that completes another `every_epochs`, and at the last."""
+        every_steps = every_epochs * self.steps_per_epoch
+        return step == self.total_steps or int(step / every_steps) > int((step - 1) / every_steps)
+
+    def train_batches(self, start_step: int) -> Iterator[Batch]:
+        """Yields this process's part of the training batches from a step on."""
+        data, batch_size = self.config.data, self.config.train.batch_size
+        return train_batches(
+            self.train_split,
+            config_lib.make_crops(self.config),
+            seed=self.config.seed,
+            batch_size=batch_size,
+            positions=parallel.local_positions(self.layout, batch_size),
+            start_step=start_step,
+            num_threads=data.num_threads,
+            prefetch=data.prefetch,
+        )
+
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """Evaluates the parameters ("eval/...") and their average, if any ("eval_ema/...")."""
+        batch_size = self.config.eval.batch_size
+        result = {}
+        for prefix, params in (("eval", state.params), ("eval_ema", state.ema_params)):
+            if params is None:
+                continue
+            batches = eval_batches(
+                self.eval_split,
+                config_lib.make_crops(self.config),
+                batch_size,
+                parallel.local_positions(self.layout, batch_size),
+                self.config.data.num_threads,
+            )
+            figures = evaluate(self.eval_step, params, batches, self.layout, len(self.eval_split))
+            result.update({f"{prefix}/{name}": value for name, value in figures.items()})
+        return result
+
+
+def open_data(config: ml_collections.ConfigDict) -> tuple[sources.Split, sources.Split]:
+    """Opens the training and the evaluation split, preparing them first where that is due.
+
+    Raises:
+      ValueError: if they are not there or do not fit the config; the message says what to do.
+    """
+    data = config.data
+    if data.name == "synthetic":
+        size = data.image_size
+        return sources.synthetic_split(size, 1_281_167), sources.synthetic_split(size, 1024)
+    if jax.process_index() == 0:
+        sources.prepare(data.name, data.data_dir, data.download)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("data prepared")
+    train_split, eval_split = (
+        sources.open_split(data.name, split, data.data_dir, data.cache)
+        for split in (data.train_split, data.eval_split)
+    )
+    if len(data.mean) != train_split.channels:
+        raise ValueError(
+            f"{train_split.name} has images of {train_split.channels} channels, but data.mean "
+            f"has {len(data.mean)} figures."
+        )
+    return train_split, eval_split
+
+
+def create_experiment(
+    config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None
+) -> Experiment:
+    """Builds everything that a run needs, and checks all that a user can have got wrong.
+
+    Args:
+      config: completed (`config.complete`).
+      devices: all by default.
+
+    Raises:
+      ValueError: the message names the culprit and what is allowed.
+    """
+    batch_size = config.train.batch_size
+    parallel.make_layout(config.eval.batch_size, devices)
+    parallel.make_layout(batch_size // config.train.accumulation_steps, devices)
+    layout = parallel.make_layout(batch_size, devices)
+    train_split, eval_split = open_data(config)
+    steps_per_epoch = len(train_split) / batch_size
+    total_steps = config.train.steps or round(config.train.epochs * steps_per_epoch)
+    model = config_lib.make_model(config, train_split.num_classes)
+    schedule = optim.make_schedule(config, total_steps, steps_per_epoch)
+    optimizer = optim.make_optimizer(config, schedule)
+    key = jax.random.key(config.seed)
+    state = create_state(
+        model,
+        optimizer,
+        key,
+        config.data.image_size,
+        train_split.channels,
+        use_ema=config.train.ema_decay > 0,
+    )
+    return Experiment(
+        config=config,
+        layout=layout,
+        train_split=train_split,
+        eval_split=eval_split,
+        model=model,
+        schedule=schedule,
+        optimizer=optimizer,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        eval_step=make_eval_step(model, config.data.mean, config.data.std, layout),
+        key=parallel.replicate(layout, key),
+        state=parallel.replicate(layout, state),
+    )

@@ -1,0 +1,69 @@
+"""Metrics: written as JSON lines and to TensorBoard."""
+
+import importlib.util
+import json
+import logging
+import os
+import pathlib
+import typing
+
+
+class MetricsWriter:
+    """Writes `metrics.jsonl`, a line a call, and TensorBoard events where that is possible."""
+
+    def __init__(self, workdir: pathlib.Path, resume_step: int, tensorboard: bool):
+        """Opens the files of a run that goes on after `resume_step`.
+
+        Lines of later steps, written by a run that was then killed, are dropped: those steps
+        are done again.
+        """
+        path = workdir / "metrics.jsonl"
+        kept = [line for line in read_metrics(path) if line["step"] <= resume_step]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(temporary, path)
+        self._file = path.open("a")
+        self._board = _tensorboard(workdir) if tensorboard else None
+
+    def write(self, step: int, metrics: typing.Mapping[str, float]) -> None:
+        """Writes one line, {"step": step, **metrics}."""
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.flush()
+        if self._board:
+            self._board.write_scalars(step, dict(metrics))
+
+    def sync(self) -> None:
+        """Makes sure that all lines are on disk; to be called before a checkpoint."""
+        os.fsync(self._file.fileno())
+        if self._board:
+            self._board.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        if self._board:
+            self._board.close()
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, typing.Any]]:
+    """Reads JSON lines; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    return [json.loads(line) for line in lines]
+
+
+def _tensorboard(workdir: pathlib.Path) -> typing.Any | None:
+    """Returns clu's TensorBoard writer, or None where TensorFlow or TensorBoard is missing."""
+    if not all(importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard", "clu")):
+        return None
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is first imported
+    import tensorflow as tf
+
+    tf.get_logger().setLevel(logging.ERROR)
+    tf.config.set_visible_devices([], "GPU")  # or it takes the memory that training needs
+    from clu import metric_writers
+
+    return metric_writers.SummaryWriter(str(workdir))

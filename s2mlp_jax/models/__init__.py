@@ -1,0 +1,63 @@
+"""Models: pure jax and flax, no TensorFlow, no flags, no config files, no I/O."""
+
+import typing
+
+import jax
+import jax.numpy as jnp
+
+from s2mlp_jax.models.backbone import Backbone
+from s2mlp_jax.models.cost import count_macs, count_parameters
+from s2mlp_jax.models.spatial_shift import BORDERS, DIRECTIONS, PATTERNS, spatial_shift
+from s2mlp_jax.models.variants import Variant, get_variant, list_models
+
+__all__ = [
+    "BORDERS",
+    "DIRECTIONS",
+    "PATTERNS",
+    "Backbone",
+    "Variant",
+    "count_macs",
+    "count_parameters",
+    "create_model",
+    "init",
+    "list_models",
+    "spatial_shift",
+]
+
+
+def create_model(
+    name: str,
+    num_classes: int = 1000,
+    dtype: typing.Any = jnp.float32,
+    **overrides: typing.Any,
+) -> Backbone:
+    """Makes a model by name.
+
+    Args:
+      name: one of `list_models()`.
+      num_classes: outputs of the head.
+      dtype: compute dtype, e.g. `jnp.bfloat16`; parameters stay float32.
+      **overrides: fields of `Variant`, e.g. `depth=6, shift="e"`.
+
+    Raises:
+      ValueError: unknown name or field, or a value that is not allowed.
+    """
+    return Backbone(get_variant(name, **overrides), num_classes, dtype)
+
+
+def init(model: Backbone, key: jax.Array, image_size: int = 224, channels: int = 3) -> typing.Any:
+    """Draws a model's variables, `{"params": ...}`, in float32.
+
+    Args:
+      model: from `create_model`.
+      key: `jax.random.key(seed)`.
+      image_size: pixels, of square images. The shift models' weights do not depend on it.
+      channels: of the images, 1 or 3 usually.
+
+    Raises:
+      ValueError: if the patch does not divide the image size.
+    """
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
+    return jax.jit(
+        lambda key: model.init(key, jnp.zeros(images.shape, images.dtype), train=False)
+    )(key)

@@ -1,0 +1,24 @@
+"""How tokens talk to each other: what differs between the models of one skeleton."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from s2mlp_jax.models.layers import dense, gelu
+from s2mlp_jax.models.spatial_shift import spatial_shift
+
+
+class SpatialShiftMixer(nn.Module):
+    """fc1(c -> c), GELU, spatial shift, fc2(c -> c): the upper half of the paper's Figure 1."""
+
+    shift: str
+    border: str
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = gelu(dense(x.shape[-1], self.dtype, "fc_in")(x))
+        x = spatial_shift(x, self.shift, self.border)
+        return dense(x.shape[-1], self.dtype, "fc_out")(x)

@@ -1,0 +1,47 @@
+"""SIGTERM and Ctrl-C: finish the step, save, and leave."""
+
+import signal
+import threading
+import types
+import typing
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class StopRequest:
+    """Remembers that the process was asked to stop; a second request stops it at once.
+
+    With several processes jax's own service catches SIGTERM in any of them and makes all
+    agree on the step, so that they save the same checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._previous: dict[int, typing.Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        main_thread = threading.current_thread() is threading.main_thread()
+        if jax.process_count() == 1 and main_thread:  # Python lets no other thread do this
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def reached(self, step: int) -> bool:
+        """Says whether to stop after this step; the same in all processes."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._asked
+
+    def _handle(self, number: int, frame: types.FrameType | None) -> None:
+        del number, frame
+        self._asked = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

@@ -1,0 +1,246 @@
+"""Training, from a config to a checkpoint: the file that tells the whole story."""
+
+import copy
+import pathlib
+import time
+import typing
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from s2mlp_jax import config as config_lib
+from s2mlp_jax import describe, parallel, rng
+from s2mlp_jax import workdir as workdir_lib
+from s2mlp_jax.checkpoint import Checkpoints
+from s2mlp_jax.data.mix import normalize, smooth_labels
+from s2mlp_jax.experiment import Experiment, create_experiment
+from s2mlp_jax.metrics import MetricsWriter
+from s2mlp_jax.models.backbone import Backbone
+from s2mlp_jax.models.cost import variant_macs
+from s2mlp_jax.progress import Progress, say
+from s2mlp_jax.signals import StopRequest
+from s2mlp_jax.state import TrainState, update_ema
+from s2mlp_jax.trainlog import NonFiniteLossError, TrainLog
+
+TrainStep = Callable[
+    [TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, dict[str, jax.Array]]
+]
+
+
+class Stopped(Exception):  # noqa: N818, it is no error
+    """The run was asked to stop; it saved a checkpoint first."""
+
+
+def make_train_step(
+    config: ml_collections.ConfigDict,
+    model: Backbone,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    layout: parallel.Layout,
+) -> TrainStep:
+    """Returns the jitted function (state, global batch, the run's key) -> (state, metrics)."""
+    train, data = config.train, config.data
+
+    def loss_fn(params: typing.Any, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
+        images = normalize(batch["image"], data.mean, data.std)
+        targets = smooth_labels(batch["label"], model.num_classes, train.label_smoothing)
+        logits = model.apply({"params": params}, images, train=True, rngs={"dropout": key})
+        return optax.softmax_cross_entropy(logits, targets).mean()
+
+    def gradients(
+        params: typing.Any, batch: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[jax.Array, typing.Any]:
+        """The mean loss and gradient over the batch, in `accumulation_steps` parts."""
+        parts = train.accumulation_steps
+        if parts == 1:
+            return jax.value_and_grad(loss_fn)(params, batch, key)
+
+        def split(x: jax.Array) -> jax.Array:
+            # Part i takes images i, i + parts, ...: so each stays on the device that has it.
+            return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
+
+        def add(total: typing.Any, part: typing.Any) -> tuple[typing.Any, None]:
+            batch, index = part
+            one = jax.value_and_grad(loss_fn)(params, batch, jax.random.fold_in(key, index))
+            return jax.tree.map(lambda t, x: t + x / parts, total, one), None
+
+        zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+        return jax.lax.scan(add, zeros, (jax.tree.map(split, batch), jnp.arange(parts)))[0]
+
+    def train_step(
+        state: TrainState, batch: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = rng.stream_key(key, "dropout", state.step)
+        loss, grads = gradients(state.params, batch, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = state.ema_params
+        if ema_params is not None:
+            ema_params = update_ema(ema_params, params, train.ema_decay, state.step + 1)
+        metrics = {
+            "loss": loss,
+            "grad_norm": optax.global_norm(grads),
+            "learning_rate": schedule(state.step),
+        }
+        return TrainState(state.step + 1, params, opt_state, ema_params), metrics
+
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(layout.replicated, layout.batch, layout.replicated),
+        out_shardings=layout.replicated,
+    )
+
+
+def train_and_evaluate(
+    config: ml_collections.ConfigDict,
+    workdir: str | pathlib.Path,
+    devices: Sequence[jax.Device] | None = None,
+) -> dict[str, float]:
+    """Trains to the end, or goes on with the run that the workdir holds.
+
+    Args:
+      config: see `configs/common.py`.
+      workdir: a folder for config, metrics and checkpoints; made if it is not there.
+      devices: all by default.
+
+    Returns:
+      The metrics of the last evaluation.
+
+    Raises:
+      ValueError: bad config, data that is not there, a workdir of another run.
+      NonFiniteLossError: the loss became NaN; the message names the step.
+      Stopped: the process was asked to stop, and the run was saved.
+    """
+    workdir = pathlib.Path(workdir).absolute()
+    config = config_lib.complete(config)
+    workdir_lib.check_config(workdir, config)
+    run = create_experiment(config, devices)
+    primary = jax.process_index() == 0
+    if primary:
+        workdir_lib.write_config(workdir, config)
+
+    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+    state, record = checkpoints.restore_latest(like=run.state)
+    if state is None:
+        state, record = run.state, {"step": 0, "unwritten": {}, "last_eval": {}}
+    record["config"] = config_lib.flatten(config.to_dict())
+    record["environment"] = workdir_lib.environment()
+    if primary:
+        workdir_lib.write_environment(workdir, record["step"], record["environment"])
+    for line in describe.start(run, record["step"]):
+        say(line)
+
+    writer = MetricsWriter(workdir, record["step"], config.log.tensorboard) if primary else None
+    try:
+        last_eval = _train(run, state, record, checkpoints, writer)
+    except NonFiniteLossError as error:
+        saved = checkpoints.steps()
+        raise NonFiniteLossError(
+            f"{error}. The last checkpoint is of step {saved[-1] if saved else 0}. Try a lower "
+            "optimizer.learning_rate, a longer warm-up, or optimizer.grad_clip_norm=1.0."
+        ) from None
+    finally:
+        checkpoints.close()
+        if writer:
+            writer.close()
+    for line in describe.summary(run, last_eval, workdir):
+        say(line)
+    return last_eval
+
+
+def _train(
+    run: Experiment,
+    state: TrainState,
+    record: dict[str, typing.Any],
+    checkpoints: Checkpoints,
+    writer: MetricsWriter | None,
+) -> dict[str, float]:
+    """Trains from the record's step to the last one; returns the last evaluation."""
+    config, start_step, total_steps = run.config, record["step"], run.total_steps
+    if start_step == total_steps:
+        return record["last_eval"]
+
+    data = run.train_batches(start_step)
+    batch = parallel.shard_batch(run.layout, next(data))
+    started = time.perf_counter()
+    train_step = make_train_step(config, run.model, run.optimizer, run.schedule, run.layout)
+    train_step = train_step.lower(state, batch, run.key).compile()
+    say(f"compiled  the training step in {time.perf_counter() - started:.1f} s")
+
+    progress = Progress(total_steps, start_step)
+
+    def write_line(step: int, averages: dict[str, float]) -> None:
+        averages = {"epoch": step / run.steps_per_epoch, **averages, **_mfu(run, averages)}
+        if writer:
+            writer.write(step, {f"train/{name}": value for name, value in averages.items()})
+        progress.note(step, describe.train_figures(averages))
+
+    log = TrainLog(
+        write_line,
+        is_due=lambda step: step % config.log.every_steps == 0 or step == total_steps,
+        images_per_step=config.train.batch_size,
+        start_step=start_step,
+        unwritten=record["unwritten"],
+    )
+    # Nothing goes to or from the device that is not asked for by name.
+    with StopRequest() as stop, jax.transfer_guard("disallow"):
+        for step in range(start_step + 1, total_steps + 1):
+            state, metrics = train_step(state, batch, run.key)
+            log.add(step, metrics)
+            progress.advance()
+            if step < total_steps:
+                batch = parallel.shard_batch(run.layout, next(data))
+            log.write_if_due(step - 1)  # while the device is busy with this step
+
+            stopping = stop.reached(step)
+            evaluating = run.is_due(step, config.eval.every_epochs)
+            saving = stopping or run.is_due(step, config.checkpoint.every_epochs)
+            if not (evaluating or saving):
+                continue
+            with log.paused(step):
+                if evaluating:
+                    record["last_eval"] = run.evaluate(state)
+                    if writer:
+                        writer.write(step, record["last_eval"])
+                    progress.note(step, describe.eval_figures(record["last_eval"]))
+                if saving:
+                    if writer:
+                        writer.sync()
+                    record |= {
+                        "step": step,
+                        "data_position": step * config.train.batch_size,
+                        "unwritten": log.unwritten,
+                    }
+                    score = _score(record["last_eval"]) if evaluating else None
+                    checkpoints.save(step, state, copy.deepcopy(record), score)
+            if stopping and step < total_steps:
+                progress.close()
+                raise Stopped(f"Stopped at step {step} of {total_steps}, which is saved.")
+    progress.close()
+    return record["last_eval"]
+
+
+def _score(evaluation: dict[str, float]) -> float:
+    """The figure of the best checkpoint: the averaged parameters' accuracy, if there are any."""
+    prefix = "eval_ema" if "eval_ema/accuracy_top1" in evaluation else "eval"
+    return evaluation[f"{prefix}/accuracy_top1"]
+
+
+def _mfu(run: Experiment, averages: dict[str, float]) -> dict[str, float]:
+    """Model FLOPs utilisation, where the device's dense bfloat16 peak is known."""
+    devices = run.layout.mesh.devices
+    peak = parallel.peak_flops(devices.flat[0])
+    if peak is None:
+        return {}
+    macs = variant_macs(
+        run.model.variant,
+        run.config.data.image_size,
+        run.model.num_classes,
+        run.train_split.channels,
+    )
+    # Two operations a multiply-accumulate; the backward pass costs twice the forward pass.
+    return {"mfu": averages["images_per_second"] * 6 * macs / (peak * devices.size)}

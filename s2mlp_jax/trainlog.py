@@ -1,0 +1,81 @@
+"""The training log: metrics fetched a step late, averaged, timed, checked for NaN."""
+
+import collections
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss became NaN or infinite."""
+
+
+class TrainLog:
+    """Turns the metrics of every step into one line of averages every few steps.
+
+    Attributes:
+      unwritten: metric -> its figures since the last line, one a step. A checkpoint holds
+        them, so that a resumed run averages over the same steps as one never stopped.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[int, dict[str, float]], None],
+        is_due: Callable[[int], bool],
+        images_per_step: int,
+        start_step: int,
+        unwritten: dict[str, list[float]],
+    ):
+        """Starts the clock.
+
+        Args:
+          write: called with a step and the averages up to it, `images_per_second` included.
+          is_due: says after which steps to do so.
+        """
+        self.unwritten = unwritten
+        self._write, self._is_due, self._images_per_step = write, is_due, images_per_step
+        self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
+        self._written = start_step
+        self._lap_start = time.perf_counter()
+
+    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes a step's metrics, scalars on the device that may not be computed yet."""
+        self._pending.append((step, metrics))
+
+    def write_if_due(self, step: int) -> None:
+        """Writes the line of a step if one is due; waits for the device only then."""
+        if step > self._written and self._is_due(step):
+            self.fetch(step)
+            seconds = time.perf_counter() - self._lap_start
+            averages = {name: float(np.mean(values)) for name, values in self.unwritten.items()}
+            rate = (step - self._written) * self._images_per_step / seconds
+            self._write(step, {**averages, "images_per_second": rate})
+            self.unwritten = {}
+            self._written, self._lap_start = step, time.perf_counter()
+
+    def fetch(self, step: int) -> None:
+        """Waits for the metrics of all steps up to this one.
+
+        Raises:
+          NonFiniteLossError: at the first step whose loss is NaN or infinite; names it.
+        """
+        while self._pending and self._pending[0][0] <= step:
+            at, metrics = self._pending.popleft()
+            for name, value in jax.device_get(metrics).items():
+                self.unwritten.setdefault(name, []).append(float(value))
+            loss = self.unwritten["loss"][-1]
+            if not math.isfinite(loss):
+                raise NonFiniteLossError(f"The loss is {loss} at step {at}")
+
+    @contextlib.contextmanager
+    def paused(self, step: int) -> Iterator[None]:
+        """Stops the clock around something that is not training, after a step."""
+        self.fetch(step)
+        self.write_if_due(step)
+        paused_at = time.perf_counter()
+        yield
+        self._lap_start += time.perf_counter() - paused_at

@@ -1,0 +1,151 @@
+"""A run's folder: its config, and where, when and with what it was run."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+import typing
+
+import jax
+import ml_collections
+
+from s2mlp_jax.config import differences, to_json
+
+_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "tensorflow-datasets",
+    "clu",
+    "ml_collections",
+    "numpy",
+    "pillow",
+)
+
+
+def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Checks that a folder is new or belongs to a run of this config.
+
+    Raises:
+      ValueError: if it belongs to another, with the fields that differ.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        if (workdir / "checkpoints").exists():
+            raise ValueError(f"{workdir} has checkpoints but no config.json; take another workdir.")
+        return
+    different = differences(json.loads(path.read_text()), config)
+    if different:
+        listed = "\n  ".join(different)
+        raise ValueError(
+            f"{workdir} belongs to a run of another config:\n  {listed}\n"
+            "Take another --workdir, or the same config to go on with that run."
+        )
+
+
+def write_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Makes the folder and writes `config.json`, the completed config."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    _write(workdir / "config.json", to_json(config))
+
+
+def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """Returns the config of a run.
+
+    Raises:
+      ValueError: if the folder holds none.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise ValueError(f"{workdir} is no workdir of a run: it has no config.json.")
+
+    def tuples(value: typing.Any) -> typing.Any:
+        if isinstance(value, dict):
+            return {key: tuples(item) for key, item in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    return ml_collections.ConfigDict(tuples(json.loads(path.read_text())))
+
+
+def environment() -> dict[str, typing.Any]:
+    """Describes this process: command, commit, versions, devices."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
+        "git_commit": git_commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "processor_cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "devices": [f"{d.platform}:{d.device_kind}" for d in jax.devices()],
+        "processes": jax.process_count(),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def write_environment(
+    workdir: pathlib.Path, start_step: int, environment: dict[str, typing.Any]
+) -> None:
+    """Writes `environment.json`: this start's environment, and those of the starts before it.
+
+    Args:
+      start_step: the step that this start goes on from.
+      environment: from `environment()`.
+    """
+    path = workdir / "environment.json"
+    earlier: list[typing.Any] = []
+    if path.exists():
+        before = json.loads(path.read_text())
+        earlier = [*before.pop("earlier", []), before]
+    now = {"start_step": start_step, **environment, "earlier": earlier}
+    _write(path, json.dumps(now, indent=2) + "\n")
+
+
+def git_commit() -> str:
+    """Returns the commit of this source tree, with "+changes" if files differ from it."""
+    here = pathlib.Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    try:
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
