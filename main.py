@@ -2,7 +2,7 @@
 
   python main.py --config=configs/s2mlp_digits.py --workdir=/tmp/digits
   python main.py --config=configs/s2mlp_digits.py --workdir=/tmp/e --config.model.shift=e
-  python main.py --mode=eval --workdir=/tmp/digits --override=data.image_size=16
+  python main.py --mode=eval --workdir=/tmp/digits
 
 Exit codes: 0 done; 2 bad input; 3 the loss became NaN; 75 stopped by a signal and saved, start
 the same command again to go on.
@@ -15,13 +15,12 @@ import traceback
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Recipe, a file of configs/.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Recipe, a file of configs/. For eval the run's own, unless given."
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: new, or to be continued.")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "For eval: latest, best, or a step.")
-OVERRIDE = flags.DEFINE_multi_string(
-    "override", [], "For eval: field=value, changes a field of the run's own config."
-)
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "Starts jax.distributed: host:port of process 0, or auto on clusters."
 )
@@ -33,9 +32,8 @@ EXIT_BAD_INPUT, EXIT_NAN, EXIT_STOPPED = 2, 3, 75
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(f"Unknown arguments: {' '.join(argv[1:])}")
+        _exit(f"Error: unknown arguments {' '.join(argv[1:])}", EXIT_BAD_INPUT)
     from s2mlp_jax import parallel  # after the flags, so that --help is quick
-    from s2mlp_jax.config import parse_overrides
     from s2mlp_jax.evaluate_workdir import evaluate_workdir
     from s2mlp_jax.train import NonFiniteLossError, Stopped, train_and_evaluate
 
@@ -44,7 +42,7 @@ def main(argv: list[str]) -> None:
         parallel.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     try:
         if MODE.value == "eval":
-            evaluate_workdir(WORKDIR.value, CHECKPOINT.value, parse_overrides(OVERRIDE.value))
+            evaluate_workdir(WORKDIR.value, CHECKPOINT.value, CONFIG.value)
         elif CONFIG.value is None:
             raise ValueError("--mode=train needs a --config, such as configs/s2mlp_digits.py.")
         else:
@@ -60,18 +58,24 @@ def main(argv: list[str]) -> None:
         _exit(f"Error: {error}", EXIT_BAD_INPUT)
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags; what is wrong with them is one line, not a traceback."""
+    try:
+        rest = flags.FLAGS(argv)
+        if flags.FLAGS["config"].present:
+            path = config_flags.get_config_filename(flags.FLAGS["config"])
+            if not os.path.isfile(path.split(":")[0]):
+                raise flags.Error(f"There is no config file {path}.")
+    except (flags.Error, AttributeError, KeyError) as error:
+        from s2mlp_jax.config import explain_flags  # imports much, so only now
+
+        _exit(f"Error: {explain_flags(argv, error)}", EXIT_BAD_INPUT)
+    return rest
+
+
 def _exit(message: str, code: int) -> None:
     print(message, file=sys.stderr, flush=True)
     sys.exit(code)
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags; a mistyped config field gets one line, not a traceback."""
-    try:
-        return app.parse_flags_with_usage(argv)
-    except (AttributeError, KeyError, TypeError) as error:  # what config_flags raises
-        _exit(f"Error in the --config.* flags: {error.args[0]}", EXIT_BAD_INPUT)
-        raise
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A small S²-MLP on CIFAR-10: 8 blocks of 192 channels over 8x8 tokens.
+"""A small S²-MLP on CIFAR-10: 8 blocks of 128 channels over 8x8 tokens.
 
     python main.py --config=configs/s2mlp_cifar10.py --workdir=/tmp/s2mlp_cifar10 \
         --config.data.download=True

@@ -81,32 +81,37 @@ def override(
         try:
             node[leaf] = value
         except (TypeError, ValueError) as error:
-            raise ValueError(f"config.{field}: {error}") from error
+            kind = node.get_type(leaf).__name__
+            raise ValueError(f"config.{field} is of type {kind}, got {value!r}.") from error
     return complete(config)
 
 
-def parse_overrides(assignments: collections.abc.Sequence[str]) -> dict[str, typing.Any]:
-    """Parses "field=value" texts; a value is a Python literal, else a string.
+def explain_flags(argv: collections.abc.Sequence[str], error: Exception) -> str:
+    """Says which `--config.field=value` of a command line is wrong, and what is allowed there.
 
-    Raises:
-      ValueError: if one has no "=".
+    Args:
+      argv: the command line.
+      error: what parsing it raised; its own text is the answer if no field is to blame.
     """
-    parsed = {}
-    for assignment in assignments:
-        field, equals, text = assignment.partition("=")
-        if not equals:
-            raise ValueError(f"Expected field=value, got {assignment!r}.")
-        try:
-            parsed[field] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            parsed[field] = text
-    return parsed
+    path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
+    for argument in argv:
+        if path and argument.startswith("--config."):
+            field, _, text = argument.removeprefix("--config.").partition("=")
+            try:
+                value = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                value = text
+            try:
+                load_config(path, {field: value})
+            except ValueError as reason:
+                return str(reason)
+    return str(error.args[0]) if error.args else str(error)
 
 
 def _check_field(node: ml_collections.ConfigDict, part: str, field: str) -> None:
     if not isinstance(node, ml_collections.ConfigDict) or part not in node:
         allowed = ", ".join(node) if isinstance(node, ml_collections.ConfigDict) else "none"
-        raise ValueError(f"The config has no field {field!r}. Instead of {part!r}: {allowed}.")
+        raise ValueError(f"The config has no field {field!r}. Allowed there: {allowed}.")
 
 
 def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

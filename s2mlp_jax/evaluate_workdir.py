@@ -3,10 +3,9 @@
 import json
 import pathlib
 import time
-import typing
-from collections.abc import Mapping
 
 import jax
+import ml_collections
 
 from s2mlp_jax import config as config_lib
 from s2mlp_jax import describe
@@ -19,23 +18,28 @@ from s2mlp_jax.workdir import read_config
 def evaluate_workdir(
     workdir: str | pathlib.Path,
     checkpoint: str = "latest",
-    overrides: Mapping[str, typing.Any] | None = None,
+    config: ml_collections.ConfigDict | None = None,
 ) -> dict[str, float]:
-    """Evaluates a checkpoint with the config of its run, and notes the result in `eval.jsonl`.
+    """Evaluates a checkpoint, and notes the result in `eval.jsonl`.
 
     Args:
       workdir: of a run.
       checkpoint: "latest", "best", or a step.
-      overrides: fields of the config to change, such as {"data.image_size": 288}.
+      config: the run's own by default. Another may differ in all but the model, such as in
+        data.image_size.
 
     Returns:
       The metrics, as in the run's own evaluations.
 
     Raises:
-      ValueError: no run there, no such checkpoint, or a bad override.
+      ValueError: no run there, no such checkpoint, or a config of another model.
     """
     workdir = pathlib.Path(workdir).absolute()
-    config = config_lib.override(read_config(workdir), overrides or {})
+    own = read_config(workdir)
+    config = config_lib.complete(own if config is None else config)
+    different = [d for d in config_lib.differences(own, config) if d.startswith("model.")]
+    if different:
+        raise ValueError(f"{workdir} holds another model: {'; '.join(different)}.")
     checkpoints = Checkpoints(workdir, read_only=True)
     step = _find_step(checkpoints, checkpoint)
     run = create_experiment(config)
@@ -50,7 +54,6 @@ def evaluate_workdir(
             "step": step,
             "data": run.eval_split.name,
             "image_size": size,
-            "overrides": dict(overrides or {}),
             **result,
         }
         with (workdir / "eval.jsonl").open("a") as file:

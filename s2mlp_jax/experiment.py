@@ -101,7 +101,7 @@ def open_data(config: ml_collections.ConfigDict) -> tuple[sources.Split, sources
     if len(data.mean) != train_split.channels:
         raise ValueError(
             f"{train_split.name} has images of {train_split.channels} channels, but data.mean "
-            f"has {len(data.mean)} figures."
+            f"and data.std are for {len(data.mean)}."
         )
     return train_split, eval_split
 

@@ -2,10 +2,11 @@
 
 import importlib.util
 import json
-import logging
 import os
 import pathlib
 import typing
+
+from s2mlp_jax.quiet_tensorflow import import_tensorflow
 
 
 class MetricsWriter:
@@ -59,11 +60,7 @@ def _tensorboard(workdir: pathlib.Path) -> typing.Any | None:
     """Returns clu's TensorBoard writer, or None where TensorFlow or TensorBoard is missing."""
     if not all(importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard", "clu")):
         return None
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is first imported
-    import tensorflow as tf
-
-    tf.get_logger().setLevel(logging.ERROR)
-    tf.config.set_visible_devices([], "GPU")  # or it takes the memory that training needs
+    import_tensorflow()
     from clu import metric_writers
 
     return metric_writers.SummaryWriter(str(workdir))

@@ -127,15 +127,14 @@ def train_and_evaluate(
     state, record = checkpoints.restore_latest(like=run.state)
     if state is None:
         state, record = run.state, {"step": 0, "unwritten": {}, "last_eval": {}}
-    record["config"] = config_lib.flatten(config.to_dict())
-    record["environment"] = workdir_lib.environment()
-    if primary:
-        workdir_lib.write_environment(workdir, record["step"], record["environment"])
     for line in describe.start(run, record["step"]):
         say(line)
 
-    writer = MetricsWriter(workdir, record["step"], config.log.tensorboard) if primary else None
+    writer = None
     try:
+        if record["step"] < run.total_steps and primary:
+            writer = MetricsWriter(workdir, record["step"], config.log.tensorboard)
+            workdir_lib.write_environment(workdir, record["step"])
         last_eval = _train(run, state, record, checkpoints, writer)
     except NonFiniteLossError as error:
         saved = checkpoints.steps()
@@ -214,6 +213,8 @@ def _train(
                         "step": step,
                         "data_position": step * config.train.batch_size,
                         "unwritten": log.unwritten,
+                        "config": config_lib.flatten(config.to_dict()),
+                        "versions": workdir_lib.versions(),
                     }
                     score = _score(record["last_eval"]) if evaluating else None
                     checkpoints.save(step, state, copy.deepcopy(record), score)

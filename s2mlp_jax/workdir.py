@@ -86,28 +86,25 @@ def environment() -> dict[str, typing.Any]:
         "processor_cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": versions(),
         "devices": [f"{d.platform}:{d.device_kind}" for d in jax.devices()],
         "processes": jax.process_count(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
     }
 
 
-def write_environment(
-    workdir: pathlib.Path, start_step: int, environment: dict[str, typing.Any]
-) -> None:
+def write_environment(workdir: pathlib.Path, start_step: int) -> None:
     """Writes `environment.json`: this start's environment, and those of the starts before it.
 
     Args:
       start_step: the step that this start goes on from.
-      environment: from `environment()`.
     """
     path = workdir / "environment.json"
     earlier: list[typing.Any] = []
     if path.exists():
         before = json.loads(path.read_text())
         earlier = [*before.pop("earlier", []), before]
-    now = {"start_step": start_step, **environment, "earlier": earlier}
+    now = {"start_step": start_step, **environment(), "earlier": earlier}
     _write(path, json.dumps(now, indent=2) + "\n")
 
 
@@ -125,6 +122,11 @@ def git_commit() -> str:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of the packages that a run's numbers depend on."""
+    return {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str:

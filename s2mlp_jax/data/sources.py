@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from s2mlp_jax.data.augment import decode
+from s2mlp_jax.quiet_tensorflow import import_tensorflow
 
 # Data sets that are prepared without a download, on first use: name -> builder's module.
 _EMBEDDED = {"digits": "s2mlp_jax.data.digits"}
@@ -100,15 +101,13 @@ def prepare(name: str, data_dir: str, download: bool) -> None:
     directory = resolve_data_dir(data_dir)
     if (name not in _EMBEDDED and not download) or _find(name, directory) is not None:
         return
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is first imported
     try:
-        import tensorflow as tf
+        import_tensorflow()
     except ModuleNotFoundError as error:
         raise ValueError(
             f"Preparing data set {name!r} needs TensorFlow: pip install tensorflow-cpu. "
             f"Or copy a folder prepared elsewhere to {directory / name}."
         ) from error
-    tf.config.set_visible_devices([], "GPU")  # or it takes the memory that training needs
     if name in _EMBEDDED:
         __import__(_EMBEDDED[name])
     _check_known(name)

@@ -49,7 +49,7 @@ VARIANTS: dict[str, Variant] = {
     "s2mlp_deep": Variant(depth=36, dim=384, norm="affine"),
     # Ours, for small images: 16 tokens of 2x2 pixels, and 64 tokens of 4x4 pixels.
     "s2mlp_digits": Variant(depth=4, dim=64, patch_size=2, drop_path=0.0),
-    "s2mlp_cifar": Variant(depth=8, dim=192, patch_size=4),
+    "s2mlp_cifar": Variant(depth=8, dim=128, patch_size=4),
 }
 
 
