@@ -1,6 +1,6 @@
 """A small S²-MLP on scikit-learn's handwritten digits: minutes on a laptop, no download.
 
-    python main.py --config=configs/s2mlp_digits.py --workdir=/tmp/s2mlp_digits
+python main.py --config=configs/s2mlp_digits.py --workdir=/tmp/s2mlp_digits
 """
 
 import ml_collections

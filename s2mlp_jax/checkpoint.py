@@ -26,7 +26,7 @@ class Checkpoints:
       directory: of the checkpoints, a folder a step.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, keep: int = 1, read_only: bool = False):
+    def __init__(self, workdir: str | pathlib.Path, keep: int = 1, read_only: bool = False) -> None:
         """Opens the folder; says which checkpoints were cut short, and clears them away."""
         self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
         if not read_only:
@@ -92,7 +92,7 @@ class Checkpoints:
         """Restores one checkpoint.
 
         Args:
-          like: a state of the same structure; its shapes, dtypes and shardings are used.
+          like: shapes, dtypes and shardings of the state, as jax.ShapeDtypeStruct.
 
         Returns:
           The state and the record.
@@ -100,22 +100,17 @@ class Checkpoints:
         Raises:
           ValueError: if the checkpoint is of another model; names what differs.
         """
-        target = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
-        )
-        self._check_shapes(step, target)
+        self._check_shapes(step, like)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore()
+                state=ocp.args.StandardRestore(like), record=ocp.args.JsonRestore()
             ),
         )
         return restored["state"], restored["record"]
 
-    def restore_latest(
-        self, like: typing.Any
-    ) -> tuple[typing.Any, dict[str, typing.Any]] | tuple[None, None]:
-        """Restores the last checkpoint that can be read, or (None, None) if there is none.
+    def restore_latest(self, like: typing.Any) -> tuple[typing.Any, dict[str, typing.Any]] | None:
+        """Restores the last checkpoint that can be read, as `restore` does; None if there is none.
 
         One that cannot be read is moved to `broken_checkpoints`, which is said, and the one
         before it is tried.
@@ -137,7 +132,7 @@ class Checkpoints:
                 self._move_aside(step, aside)
         if steps:
             raise RuntimeError(f"None of the checkpoints in {self.directory} can be read.")
-        return None, None
+        return None
 
     def close(self) -> None:
         """Waits until everything is saved."""

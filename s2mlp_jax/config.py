@@ -54,7 +54,8 @@ def load_config(
         if folder not in sys.path:  # configs import each other as `from configs import common`
             sys.path.append(folder)
     spec = importlib.util.spec_from_file_location(location.stem, location)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config(argument) if argument else module.get_config()
@@ -176,9 +177,7 @@ def make_crops(config: ml_collections.ConfigDict) -> Crops:
 def make_model(config: ml_collections.ConfigDict, num_classes: int) -> Backbone:
     """Returns the model of a completed config."""
     fields = {name: config.model[name] for name in field_types()}
-    return create_model(
-        config.model.name, num_classes, dtype=DTYPES[config.train.dtype], **fields
-    )
+    return create_model(config.model.name, num_classes, dtype=DTYPES[config.train.dtype], **fields)
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
@@ -186,7 +185,9 @@ def to_json(config: ml_collections.ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
 
 
-def flatten(config: collections.abc.Mapping[str, typing.Any], prefix: str = "") -> dict[str, typing.Any]:
+def flatten(
+    config: collections.abc.Mapping[str, typing.Any], prefix: str = ""
+) -> dict[str, typing.Any]:
     """Maps {"a": {"b": 1}} to {"a.b": 1}; tuples become lists, as in JSON."""
     flat: dict[str, typing.Any] = {}
     for key, value in config.items():

@@ -14,7 +14,8 @@ def start(run: Experiment, step: int) -> Iterator[str]:
     """Yields the lines that say what will be done."""
     config, devices = run.config, run.layout.mesh.devices
     data, train = config.data, config.train
-    parameters = sum(x.size for x in jax.tree.leaves(run.state.params))
+    params = run.abstract_state().params
+    parameters = sum(x.size for x in jax.tree.leaves(params))
     macs = variant_macs(
         run.model.variant, data.image_size, run.model.num_classes, run.train_split.channels
     )
@@ -44,7 +45,7 @@ def start(run: Experiment, step: int) -> Iterator[str]:
         f"{config.optimizer.reference_batch_size or train.batch_size}), "
         f"weight decay {config.optimizer.weight_decay:g}"
     )
-    for line in optim.describe_decay(run.state.params):
+    for line in optim.describe_decay(params):
         yield f"          {line}"
     if step:
         yield f"resume    from step {step:,}"

@@ -43,7 +43,7 @@ def evaluate_workdir(
     checkpoints = Checkpoints(workdir, read_only=True)
     step = _find_step(checkpoints, checkpoint)
     run = create_experiment(config)
-    state, _ = checkpoints.restore(step, like=run.state)
+    state, _ = checkpoints.restore(step, like=run.abstract_state())
     result = run.evaluate(state)
     size = config.data.image_size
     say(f"{workdir}, step {step}, {run.eval_split.name} at {size}x{size} pixels:")

@@ -1,7 +1,6 @@
 """From a config to everything a run needs; each user's mistake is found here, at the start."""
 
 import dataclasses
-import typing
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -26,7 +25,6 @@ class Experiment:
       total_steps: of the whole run.
       steps_per_epoch: training images over the batch size, not rounded.
       key: the run's random key, replicated. Every random number derives from it.
-      state: the freshly drawn state, replicated.
     """
 
     config: ml_collections.ConfigDict
@@ -40,7 +38,24 @@ class Experiment:
     total_steps: int
     steps_per_epoch: float
     key: jax.Array
-    state: TrainState
+
+    def abstract_state(self) -> TrainState:
+        """Returns the shapes, dtypes and shardings of the state, without the state."""
+        shapes = jax.eval_shape(self._draw, jax.random.key(0))
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.layout.replicated),
+            shapes,
+        )
+
+    def draw_state(self) -> TrainState:
+        """Draws the state that a run starts from, on all devices."""
+        return parallel.replicate(self.layout, self._draw(jax.random.key(self.config.seed)))
+
+    def _draw(self, key: jax.Array) -> TrainState:
+        size, use_ema = self.config.data.image_size, self.config.train.ema_decay > 0
+        return create_state(
+            self.model, self.optimizer, key, size, self.train_split.channels, use_ema
+        )
 
     def is_due(self, step: int, every_epochs: float) -> bool:
         """True at the first step that completes another `every_epochs`, and at the last."""
@@ -128,15 +143,6 @@ def create_experiment(
     model = config_lib.make_model(config, train_split.num_classes)
     schedule = optim.make_schedule(config, total_steps, steps_per_epoch)
     optimizer = optim.make_optimizer(config, schedule)
-    key = jax.random.key(config.seed)
-    state = create_state(
-        model,
-        optimizer,
-        key,
-        config.data.image_size,
-        train_split.channels,
-        use_ema=config.train.ema_decay > 0,
-    )
     return Experiment(
         config=config,
         layout=layout,
@@ -148,6 +154,5 @@ def create_experiment(
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         eval_step=make_eval_step(model, config.data.mean, config.data.std, layout),
-        key=parallel.replicate(layout, key),
-        state=parallel.replicate(layout, state),
+        key=parallel.replicate(layout, jax.random.key(config.seed)),
     )

@@ -12,7 +12,7 @@ from s2mlp_jax.quiet_tensorflow import import_tensorflow
 class MetricsWriter:
     """Writes `metrics.jsonl`, a line a call, and TensorBoard events where that is possible."""
 
-    def __init__(self, workdir: pathlib.Path, resume_step: int, tensorboard: bool):
+    def __init__(self, workdir: pathlib.Path, resume_step: int, tensorboard: bool) -> None:
         """Opens the files of a run that goes on after `resume_step`.
 
         Lines of later steps, written by a run that was then killed, are dropped: those steps

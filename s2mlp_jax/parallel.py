@@ -80,17 +80,19 @@ def make_layout(batch_size: int, devices: typing.Sequence[jax.Device] | None = N
 
 def local_positions(layout: Layout, batch_size: int) -> np.ndarray:
     """Returns the positions of the global batch that this process's devices hold, in order."""
-    slices = layout.batch.addressable_devices_indices_map((batch_size,)).values()
-    held = {i for (part,) in slices for i in range(*part.indices(batch_size))}
-    return np.array(sorted(held))
+    everywhere = np.arange(batch_size)
+    held = layout.batch.addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([everywhere[index] for index in held]))
 
 
 def shard_batch(layout: Layout, batch: typing.Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """Puts this process's part of a global batch on its devices."""
-    return {
-        name: jax.make_array_from_process_local_data(layout.batch, array)
-        for name, array in batch.items()
-    }
+    # This transfer is meant, but with several processes jax takes it for an accident.
+    with jax.transfer_guard_host_to_device("allow"):
+        return {
+            name: jax.make_array_from_process_local_data(layout.batch, array)
+            for name, array in batch.items()
+        }
 
 
 def replicate(layout: Layout, tree: typing.Any) -> typing.Any:

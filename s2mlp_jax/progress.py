@@ -16,7 +16,7 @@ def say(message: str) -> None:
 class Progress:
     """A bar over steps on a terminal; elsewhere `note` prints its figures as plain lines."""
 
-    def __init__(self, total: int, start: int):
+    def __init__(self, total: int, start: int) -> None:
         terminal = sys.stderr.isatty() and jax.process_index() == 0
         self._bar = tqdm(
             total=total, initial=start, unit="step", disable=not terminal, dynamic_ncols=True
@@ -34,4 +34,5 @@ class Progress:
             self._bar.set_postfix_str(figures, refresh=False)
 
     def close(self) -> None:
+        """Leaves the bar as it stands."""
         self._bar.close()

@@ -3,7 +3,6 @@
 import math
 import typing
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,8 +12,7 @@ from s2mlp_jax.models.backbone import Backbone
 from s2mlp_jax.rng import stream_key
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(typing.NamedTuple):
     """The state after `step` updates; `ema_params` is None where no average is kept."""
 
     step: jax.Array
@@ -41,7 +39,9 @@ def create_state(
     )
 
 
-def update_ema(ema_params: typing.Any, params: typing.Any, decay: float, count: jax.Array):
+def update_ema(
+    ema_params: typing.Any, params: typing.Any, decay: float, count: jax.Array
+) -> typing.Any:
     """Moves the average of the weights by one update.
 
     The weights of the average are those of a zero-started average with its bias corrected:

@@ -4,7 +4,7 @@ import copy
 import pathlib
 import time
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +25,6 @@ from s2mlp_jax.signals import StopRequest
 from s2mlp_jax.state import TrainState, update_ema
 from s2mlp_jax.trainlog import NonFiniteLossError, TrainLog
 
-TrainStep = Callable[
-    [TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, dict[str, jax.Array]]
-]
-
 
 class Stopped(Exception):  # noqa: N818, it is no error
     """The run was asked to stop; it saved a checkpoint first."""
@@ -40,7 +36,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     layout: parallel.Layout,
-) -> TrainStep:
+) -> jax.stages.Wrapped:
     """Returns the jitted function (state, global batch, the run's key) -> (state, metrics)."""
     train, data = config.train, config.data
 
@@ -124,9 +120,10 @@ def train_and_evaluate(
         workdir_lib.write_config(workdir, config)
 
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    state, record = checkpoints.restore_latest(like=run.state)
-    if state is None:
-        state, record = run.state, {"step": 0, "unwritten": {}, "last_eval": {}}
+    state, record = checkpoints.restore_latest(like=run.abstract_state()) or (
+        run.draw_state(),
+        {"step": 0, "unwritten": {}, "last_eval": {}},
+    )
     for line in describe.start(run, record["step"]):
         say(line)
 
@@ -166,8 +163,8 @@ def _train(
     data = run.train_batches(start_step)
     batch = parallel.shard_batch(run.layout, next(data))
     started = time.perf_counter()
-    train_step = make_train_step(config, run.model, run.optimizer, run.schedule, run.layout)
-    train_step = train_step.lower(state, batch, run.key).compile()
+    jitted = make_train_step(config, run.model, run.optimizer, run.schedule, run.layout)
+    train_step = jitted.lower(state, batch, run.key).compile()
     say(f"compiled  the training step in {time.perf_counter() - started:.1f} s")
 
     progress = Progress(total_steps, start_step)

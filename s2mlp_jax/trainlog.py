@@ -29,7 +29,7 @@ class TrainLog:
         images_per_step: int,
         start_step: int,
         unwritten: dict[str, list[float]],
-    ):
+    ) -> None:
         """Starts the clock.
 
         Args:

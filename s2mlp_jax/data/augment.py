@@ -120,7 +120,7 @@ def train_view(image: np.ndarray, crops: Crops, rng: np.random.Generator) -> np.
     """Draws one training view, (image_size, image_size, c) uint8."""
     size, pad = crops.image_size, crops.crop_padding
     if crops.train_crop == "random_resized":
-        box = _random_box(*image.shape[:2], crops.crop_area_min, rng)
+        box = _random_box(image.shape[0], image.shape[1], crops.crop_area_min, rng)
         image = _resize(image, size, size, crops.interpolation, box)
     else:
         image = _resize(image, size, size, crops.interpolation)

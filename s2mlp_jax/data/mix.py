@@ -16,5 +16,5 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
 
 
 def smooth_labels(labels: jax.Array, num_classes: int, label_smoothing: float) -> jax.Array:
-    """Maps labels (b,) to targets (b, num_classes): one-hot, mixed with the uniform distribution."""
+    """Maps labels (b,) to targets (b, num_classes): one-hot, mixed with uniform."""
     return optax.smooth_labels(jax.nn.one_hot(labels, num_classes), label_smoothing)

@@ -56,7 +56,7 @@ class Split:
 class _Records:
     """TFDS records reduced to the image's encoded bytes and the label."""
 
-    def __init__(self, source: Sequence[dict], image_key: str, label_key: str):
+    def __init__(self, source: Sequence[dict], image_key: str, label_key: str) -> None:
         self._source, self._image_key, self._label_key = source, image_key, label_key
 
     def __len__(self) -> int:
@@ -74,11 +74,9 @@ class _Records:
 class _Cached:
     """Every record, decoded once and kept in memory."""
 
-    def __init__(self, source: Source, name: str, channels: int):
+    def __init__(self, source: Source, name: str, channels: int) -> None:
         records = (source[i] for i in range(len(source)))
-        self._records = [
-            {**record, "image": decode(record, channels, name)} for record in records
-        ]
+        self._records = [{**record, "image": decode(record, channels, name)} for record in records]
 
     def __len__(self) -> int:
         return len(self._records)
@@ -168,7 +166,7 @@ def open_split(name: str, split: str, data_dir: str = "", cache: bool = False) -
 class _Noise:
     """One image of noise under every index."""
 
-    def __init__(self, length: int, image_size: int):
+    def __init__(self, length: int, image_size: int) -> None:
         self._length = length
         self._image = np.random.default_rng(0).integers(
             0, 256, (image_size, image_size, 3), dtype=np.uint8

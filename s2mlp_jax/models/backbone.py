@@ -23,6 +23,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps tokens (b, h, w, c) to (b, h, w, c)."""
         v = self.variant
 
         def skip(x: jax.Array, branch: nn.Module, name: str) -> jax.Array:

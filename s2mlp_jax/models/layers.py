@@ -17,9 +17,7 @@ INIT_STD = 0.02
 
 def dense(features: int, dtype: Dtype, name: str) -> nn.Dense:
     """A linear layer over the last axis, with bias, as everywhere in the paper."""
-    return nn.Dense(
-        features, dtype=dtype, kernel_init=nn.initializers.normal(INIT_STD), name=name
-    )
+    return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(INIT_STD), name=name)
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -40,6 +38,7 @@ class Affine(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (..., c) to (..., c)."""
         shape = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.constant(self.scale_init), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), shape)
@@ -80,6 +79,7 @@ class ChannelMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps tokens (b, h, w, c) to (b, h, w, c)."""
         hidden = gelu(dense(self.expansion * x.shape[-1], self.dtype, "fc_in")(x))
         return dense(x.shape[-1], self.dtype, "fc_out")(hidden)
 

@@ -94,9 +94,7 @@ def _shift_group(x: jax.Array, direction: str, border: str) -> jax.Array:
     height, width = x.shape[1:3]
     source_row = np.arange(height)[:, None] - rows
     source_col = np.arange(width)[None, :] - cols
-    outside = (
-        (source_row < 0) | (source_row >= height) | (source_col < 0) | (source_col >= width)
-    )
+    outside = (source_row < 0) | (source_row >= height) | (source_col < 0) | (source_col >= width)
     instead = x if border == "keep" else jnp.zeros_like(x)
     return jnp.where(outside[None, :, :, None], instead, moved)
 

@@ -19,6 +19,7 @@ class SpatialShiftMixer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps tokens (b, h, w, c) to (b, h, w, c)."""
         x = gelu(dense(x.shape[-1], self.dtype, "fc_in")(x))
         x = spatial_shift(x, self.shift, self.border)
         return dense(x.shape[-1], self.dtype, "fc_out")(x)
