@@ -26,8 +26,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.data = data = ml_collections.ConfigDict()
     data.name = "imagenet2012"  # a TFDS name, "digits", or "synthetic" (noise, for timing)
-    data.train_split = "train"
-    data.eval_split = "validation"
+    data.train_split = "train"  # in TFDS notation, "train[:10%]" works too
+    data.eval_split = "validation"  # of 50,000 images
     data.data_dir = ""  # prepared data; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets
     data.download = False  # True lets TFDS use the network
     data.cache = False  # True decodes every image once and keeps all in memory

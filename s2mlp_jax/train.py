@@ -78,7 +78,7 @@ def make_train_step(
             ema_params = update_ema(ema_params, params, train.ema_decay, state.step + 1)
         metrics = {
             "loss": loss,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "learning_rate": schedule(state.step),
         }
         return TrainState(state.step + 1, params, opt_state, ema_params), metrics

@@ -6,6 +6,7 @@ TensorFlow, and a download only happens if the caller asks for one.
 
 import dataclasses
 import difflib
+import importlib
 import os
 import typing
 from collections.abc import Sequence
@@ -107,7 +108,8 @@ def prepare(name: str, data_dir: str, download: bool) -> None:
             f"Or copy a folder prepared elsewhere to {directory / name}."
         ) from error
     if name in _EMBEDDED:
-        __import__(_EMBEDDED[name])
+        importlib.import_module(_EMBEDDED[name])  # registers it
+        tfds.disable_progress_bar()
     _check_known(name)
     builder = tfds.builder(name, data_dir=str(directory), file_format="array_record")
     builder.download_and_prepare(

@@ -1,0 +1,77 @@
+"""What several tests share: tiny configs and comparing runs."""
+
+import json
+import pathlib
+import typing
+
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+
+from s2mlp_jax.config import load_config
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Small and quick, and yet with everything on: drop path, EMA, accumulation, smoothing.
+TINY = {
+    "model.depth": 2,
+    "model.dim": 16,
+    "model.drop_path": 0.2,
+    "train.batch_size": 16,
+    "train.accumulation_steps": 2,
+    "train.ema_decay": 0.9,
+    "train.steps": 12,
+    "optimizer.warmup_epochs": 0.02,
+    "optimizer.reference_batch_size": 16,
+    "eval.batch_size": 128,
+    "eval.every_epochs": 0.08,
+    "checkpoint.every_epochs": 0.04,
+    "log.every_steps": 3,
+    "log.tensorboard": False,
+    "data.num_threads": 1,
+}
+
+
+def tiny_config(**overrides: typing.Any) -> ml_collections.ConfigDict:
+    """The digits config, tiny; overrides write "__" for the dot."""
+    fields = {name.replace("__", "."): value for name, value in overrides.items()}
+    return load_config(str(ROOT / "configs/s2mlp_digits.py"), {**TINY, **fields})
+
+
+def tiny_flags(**overrides: typing.Any) -> list[str]:
+    fields = {name.replace("__", "."): value for name, value in overrides.items()}
+    return [f"--config.{name}={value}" for name, value in {**TINY, **fields}.items()]
+
+
+def read_run(workdir: pathlib.Path) -> tuple[list[dict], dict[str, np.ndarray]]:
+    """Returns the metrics of a run, less what depends on the clock, and its last checkpoint."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("train/images_per_second", None)
+    step = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(workdir.absolute() / "checkpoints" / str(step) / "state")
+    flat: dict[str, np.ndarray] = {"(step)": np.asarray(step)}
+
+    def collect(node: typing.Any, path: str) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                collect(value, f"{path}/{key}")
+        elif isinstance(node, list | tuple):
+            for i, value in enumerate(node):
+                collect(value, f"{path}/{i}")
+        elif node is not None:
+            flat[path] = np.asarray(node)
+
+    collect(tree, "")
+    return lines, flat
+
+
+def assert_same_run(a: pathlib.Path, b: pathlib.Path) -> None:
+    """Asserts that two runs are the same bit for bit."""
+    (lines_a, state_a), (lines_b, state_b) = read_run(a), read_run(b)
+    assert lines_a == lines_b
+    assert state_a.keys() == state_b.keys()
+    assert any("params" in name for name in state_a)
+    for name, value in state_a.items():
+        np.testing.assert_array_equal(value, state_b[name], err_msg=name)

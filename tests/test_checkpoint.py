@@ -1,0 +1,199 @@
+"""Checkpoints: what is kept, what is passed over, what is refused; and the run's folder."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from s2mlp_jax import parallel
+from s2mlp_jax import workdir as workdir_lib
+from s2mlp_jax.checkpoint import Checkpoints
+from s2mlp_jax.evaluate_workdir import evaluate_workdir
+from s2mlp_jax.metrics import MetricsWriter, read_metrics
+from s2mlp_jax.train import train_and_evaluate
+from tests.helpers import assert_same_run, read_run, tiny_config
+
+
+def a_state(value: float, width: int = 3) -> dict:
+    layout = parallel.make_layout(8)
+    return parallel.replicate(
+        layout, {"w": jnp.full((2, width), value), "count": jnp.asarray(7), "none": None}
+    )
+
+
+def shapes(state: dict) -> dict:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+
+
+def test_keeps_the_last_and_the_best(tmp_path: pathlib.Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    scores = [0.1, 0.9, None, 0.5, None, 0.9, 0.2, None]
+    for step, score in enumerate(scores, start=1):
+        checkpoints.save(step, a_state(step), {"step": step}, score)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, keep=2)  # the scores are on disk
+    assert checkpoints.steps() == [6, 7, 8]
+    assert checkpoints.best_step() == 6
+    state, record = checkpoints.restore(6, shapes(a_state(0)))
+    np.testing.assert_array_equal(state["w"], np.full((2, 3), 6.0))
+    assert record == {"step": 6}
+
+
+def test_a_save_cut_short_is_passed_over(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(3, a_state(3), {"step": 3})
+    checkpoints.close()
+    whole = tmp_path / "checkpoints" / "3"
+    shutil.copytree(whole, tmp_path / "checkpoints" / "5.orbax-checkpoint-tmp")
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.restore_latest(shapes(a_state(0)))[1] == {"step": 3}  # type: ignore[index]
+    assert "Checkpoint 5 was cut short" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove"])
+def test_a_broken_checkpoint_is_moved_aside_for_the_one_before(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture, damage: str
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for step in (2, 4):
+        checkpoints.save(step, a_state(step), {"step": step})
+    checkpoints.close()
+    for file in (tmp_path / "checkpoints" / "4" / "state").rglob("d/*"):
+        if damage == "truncate":
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        else:
+            file.unlink()
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    state, record = checkpoints.restore_latest(shapes(a_state(0)))  # type: ignore[misc]
+    assert record == {"step": 2}
+    np.testing.assert_array_equal(state["w"], np.full((2, 3), 2.0))
+    assert "Checkpoint 4 cannot be read" in capsys.readouterr().out
+    assert (tmp_path / "broken_checkpoints" / "4" / "state").exists()
+    checkpoints.save(4, a_state(4), {"step": 4})  # the step is free again
+    checkpoints.close()
+    assert Checkpoints(tmp_path).steps() == [2, 4]
+
+
+def test_another_model_is_refused_and_nothing_is_lost(tmp_path: pathlib.Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, a_state(1), {"step": 1})
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"another model. 1 arrays differ.*w: \(2, 3\) there, \(2, 4\) here"
+    ):
+        checkpoints.restore_latest(shapes(a_state(0, width=4)))
+    assert checkpoints.steps() == [1]
+
+
+def test_async_save_is_not_disturbed_by_donation(tmp_path: pathlib.Path) -> None:
+    """The next step overwrites the state's memory while the files are being written."""
+    checkpoints = Checkpoints(tmp_path)
+    state = {"w": jnp.arange(4_000_000, dtype=jnp.float32)}
+    overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
+    like = shapes(state)
+    checkpoints.save(1, state, {})
+    for _ in range(5):
+        state = overwrite(state)
+    checkpoints.close()
+    restored, _ = Checkpoints(tmp_path).restore(1, like)
+    np.testing.assert_array_equal(restored["w"], np.arange(4_000_000))
+
+
+def test_stopping_and_going_on_changes_nothing(tmp_path: pathlib.Path) -> None:
+    """Stopped in the middle of a logging interval, between checkpoints, by an exception."""
+    config = tiny_config()
+    train_and_evaluate(config, tmp_path / "whole", jax.devices()[:1])
+
+    class Killed(BaseException):
+        pass
+
+    import s2mlp_jax.train as train_lib
+
+    original = train_lib.make_train_step
+    for stop_at in (5, 10):
+
+        def make_killing_step(*args, stop_at: int = stop_at):  # noqa: ANN002, ANN202
+            jitted = original(*args)
+
+            class Wrapped:
+                def lower(self, *arguments):  # noqa: ANN002, ANN202
+                    compiled = jitted.lower(*arguments).compile()
+
+                    def step(state, batch, key):  # noqa: ANN001, ANN202
+                        if int(jax.device_get(state.step)) == stop_at:
+                            raise Killed
+                        return compiled(state, batch, key)
+
+                    return type("Compiled", (), {"compile": staticmethod(lambda: step)})
+
+            return Wrapped()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(train_lib, "make_train_step", make_killing_step)
+            with pytest.raises(Killed):
+                train_and_evaluate(config, tmp_path / "stopped", jax.devices()[:1])
+    train_and_evaluate(config, tmp_path / "stopped", jax.devices()[:1])
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_workdir_holds_what_it_should(tmp_path: pathlib.Path) -> None:
+    config = tiny_config()
+    last = train_and_evaluate(config, tmp_path)
+    lines, _ = read_run(tmp_path)
+    steps = [line["step"] for line in lines if "train/loss" in line]
+    assert steps == [3, 6, 9, 12]
+    assert {"train/learning_rate", "train/grad_norm", "train/epoch"} <= lines[0].keys()
+    evaluations = [line for line in lines if "eval/loss" in line]
+    assert evaluations[-1] == {"step": 12, **last}
+    assert {f"eval/{n}" for n in ("accuracy_top1", "accuracy_top5", "loss", "count")} <= last.keys()
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert environment["versions"]["jax"] == jax.__version__
+    assert environment["devices"] == ["cpu:cpu"] * 8
+    assert len(environment["git_commit"]) >= 7
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["depth"] == 2
+    assert len(list((tmp_path / "checkpoints").iterdir())) <= config.checkpoint.keep + 1
+    # Once more: nothing to do, and nothing is changed.
+    before = (tmp_path / "metrics.jsonl").read_text()
+    assert train_and_evaluate(config, tmp_path) == last
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+    # Evaluation alone gives the same; and it takes another image size.
+    assert evaluate_workdir(tmp_path) == last
+    bigger = tiny_config(data__image_size=16)
+    assert evaluate_workdir(tmp_path, "best", bigger)["eval/count"] == 360
+    noted = [json.loads(line) for line in (tmp_path / "eval.jsonl").read_text().splitlines()]
+    assert [line["image_size"] for line in noted] == [8, 16]
+    with pytest.raises(ValueError, match="no checkpoint '77'.*latest, best, .*12"):
+        evaluate_workdir(tmp_path, "77")
+    with pytest.raises(ValueError, match="holds another model: model.shift: 'a' there, 'e' here"):
+        evaluate_workdir(tmp_path, "latest", tiny_config(model__shift="e"))
+    # A run of another config is refused, and told how it differs.
+    with pytest.raises(ValueError, match="another config:\n  model.shift: 'a' there, 'e' here"):
+        train_and_evaluate(tiny_config(model__shift="e"), tmp_path)
+    with pytest.raises(ValueError, match="is no workdir of a run"):
+        workdir_lib.read_config(tmp_path / "elsewhere")
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(ValueError, match="has checkpoints but no config.json"):
+        train_and_evaluate(config, tmp_path)
+
+
+def test_metrics_of_steps_to_be_done_again_are_dropped(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n{"step": 3, "a": 3}\n{"step": 4, "a"'
+    )
+    assert [line["step"] for line in read_metrics(path)] == [1, 2, 3]
+    writer = MetricsWriter(tmp_path, resume_step=2, tensorboard=False)
+    writer.write(3, {"a": 33})
+    writer.sync()
+    writer.close()
+    assert [line["a"] for line in read_metrics(path)] == [1, 2, 33]

@@ -1,0 +1,260 @@
+"""Real commands in processes of their own: what a user types, kills, and starts again."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tests.helpers import ROOT, assert_same_run, read_run, tiny_flags
+
+pytestmark = pytest.mark.slow
+
+DIGITS = "--config=configs/s2mlp_digits.py"
+
+
+def environment(devices: int = 1, **extra: str) -> dict[str, str]:
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return {
+        **os.environ,
+        "XLA_FLAGS": flags,
+        "PYTHONWARNINGS": "error::DeprecationWarning:s2mlp_jax",
+        **extra,
+    }
+
+
+def start(*arguments: str, **keywords) -> subprocess.Popen:  # noqa: ANN003
+    return subprocess.Popen(
+        [sys.executable, "main.py", *arguments],
+        cwd=ROOT,
+        env=environment(**keywords),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def main(*arguments: str, **keywords) -> tuple[int, str]:  # noqa: ANN003
+    return finish(start(*arguments, **keywords))
+
+
+def wait_for(process: subprocess.Popen, pattern: str) -> str:
+    """Reads a process's output up to the first line that matches; fails if it ends before."""
+    assert process.stdout is not None
+    seen = ""
+    guard = threading.Timer(300, process.kill)
+    guard.start()
+    try:
+        for line in process.stdout:
+            seen += line
+            if re.search(pattern, line):
+                return seen
+    finally:
+        guard.cancel()
+    pytest.fail(f"no line matches {pattern!r} in:\n{seen}")
+
+
+def test_digits_reach_their_accuracy(tmp_path: pathlib.Path) -> None:
+    """One seed of the README's promise; results/ has three. Without a shift it does not work."""
+    shifted = start(DIGITS, f"--workdir={tmp_path}/a")
+    still = start(DIGITS, f"--workdir={tmp_path}/none", "--config.model.shift=none")
+    accuracy = {}
+    for name, process in (("a", shifted), ("none", still)):
+        code, output = finish(process)
+        assert code == 0, output
+        last = json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])
+        assert last["eval/count"] == 360
+        accuracy[name] = last["eval/accuracy_top1"]
+        assert f"Files: {tmp_path}/{name}" in output
+        assert list((tmp_path / name).glob("events.out.tfevents.*"))
+    assert accuracy["a"] >= 0.97
+    assert accuracy["none"] <= 0.6
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A tiny run never stopped."""
+    workdir = tmp_path_factory.mktemp("whole")
+    code, output = main(DIGITS, f"--workdir={workdir}", *tiny_flags(train__steps=200))
+    assert code == 0, output
+    return workdir
+
+
+def test_sigkill_at_any_moment_changes_nothing(
+    whole_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Killed before the first checkpoint, and right in the midst of saving later ones."""
+    command = [DIGITS, f"--workdir={tmp_path}", *tiny_flags(train__steps=200)]
+    moments: list[Callable[[subprocess.Popen], None]] = [
+        lambda p: None if wait_for(p, "compiled") else None,
+        lambda p: None if wait_for(p, r"^step 60/") else None,
+        lambda p: _wait_for_temporary_checkpoint(p, tmp_path),
+    ]
+    for moment in moments:
+        process = start(*command)
+        moment(process)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    code, output = main(*command)
+    assert code == 0, output
+    assert "resume    from step" in output
+    assert_same_run(whole_run, tmp_path)
+
+
+def _wait_for_temporary_checkpoint(process: subprocess.Popen, workdir: pathlib.Path) -> None:
+    """Returns while a checkpoint is being written, or at the run's end if none was caught."""
+    drain = threading.Thread(target=lambda: list(process.stdout or ()))
+    drain.start()
+    while process.poll() is None:
+        if list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*")):
+            return
+    pytest.fail("the run ended before a checkpoint was seen in writing")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_with_its_own_code(
+    whole_run: pathlib.Path, tmp_path: pathlib.Path, number: signal.Signals
+) -> None:
+    """Checkpoints are far apart here, so what is saved is saved because of the signal."""
+    flags = tiny_flags(train__steps=200, checkpoint__every_epochs=50.0)
+    process = start(DIGITS, f"--workdir={tmp_path}", *flags)
+    wait_for(process, r"^step 30/")
+    process.send_signal(number)
+    code, output = finish(process)
+    assert code == 75, output
+    stopped_at = int(re.search(r"Stopped at step (\d+) of 200, which is saved", output)[1])  # type: ignore[index]
+    assert read_run(tmp_path)[1]["(step)"] == stopped_at
+    code, output = main(DIGITS, f"--workdir={tmp_path}", *flags)
+    assert code == 0, output
+    assert f"resume    from step {stopped_at}\n" in output
+    (lines, state), (expected_lines, expected) = read_run(tmp_path), read_run(whole_run)
+    assert lines == expected_lines
+    for name, value in expected.items():
+        np.testing.assert_array_equal(state[name], value, err_msg=name)
+
+
+def test_one_device_eight_devices_two_processes(
+    whole_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    flags = tiny_flags(train__steps=200)
+    eight = start(DIGITS, f"--workdir={tmp_path}/eight", *flags, devices=8)
+    assert finish(eight)[0] == 0
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    both = [
+        start(
+            DIGITS,
+            f"--workdir={tmp_path}/two",
+            *flags,
+            f"--coordinator=localhost:{port}",
+            "--num_processes=2",
+            f"--process_id={i}",
+        )
+        for i in range(2)
+    ]
+    for code, output in map(finish, both):
+        assert code == 0, output
+    expected = read_run(whole_run)[0]
+    for name in ("eight", "two"):
+        lines = read_run(tmp_path / name)[0]
+        assert len(lines) == len(expected)
+        for line, reference in zip(lines, expected, strict=True):
+            assert line.keys() == reference.keys()
+            assert line["step"] == reference["step"]
+            for figure in ("train/loss", "eval/loss", "eval_ema/loss"):
+                if figure in reference:
+                    assert line[figure] == pytest.approx(reference[figure], rel=2e-4), (name, line)
+
+
+def test_evaluation_of_a_workdir(whole_run: pathlib.Path) -> None:
+    last = json.loads((whole_run / "metrics.jsonl").read_text().splitlines()[-1])
+    code, output = main("--mode=eval", f"--workdir={whole_run}")
+    assert code == 0, output
+    assert f"top-1 {last['eval/accuracy_top1']:.2%}" in output
+    flags = tiny_flags(train__steps=200, data__image_size=16)
+    code, output = main("--mode=eval", f"--workdir={whole_run}", DIGITS, *flags)
+    assert code == 0, output
+    assert "16x16 pixels" in output
+
+
+def test_training_runs_without_tensorflow(tmp_path: pathlib.Path) -> None:
+    """On prepared data, as on a TPU machine; importing it there is an error."""
+    blocked = tmp_path / "blocked"
+    for name in ("tensorflow", "tensorboard"):
+        (blocked / name).mkdir(parents=True)
+        (blocked / name / "__init__.py").write_text("raise ModuleNotFoundError(__name__)\n")
+    code, output = main(DIGITS, f"--workdir={tmp_path}/run", *tiny_flags(), PYTHONPATH=str(blocked))
+    assert code == 0, output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--config.model.shfit=e"], 2, "Allowed there: .*shift"),
+        (["--config.model.depth=x"], 2, "config.model.depth is of type int, got 'x'"),
+        (["--config.model.shift=q"], 2, "Unknown shift pattern 'q'.*Allowed are a, b"),
+        (["--config.train.batch_size=30"], 2, "30 cannot be divided over 4 devices"),
+        (["--config.data.name=mnist"], 2, "'mnist' is not prepared in"),
+        (["--config=configs/nope.py"], 2, "no config file configs/nope.py"),
+        (["--mode=tarin"], 2, "tarin"),
+        (["stray"], 2, "unknown arguments stray"),
+        (
+            ["--config.optimizer.learning_rate=1e30", "--config.optimizer.warmup_epochs=0.0"],
+            3,
+            "The loss is",
+        ),
+    ],
+)
+def test_mistakes_get_one_line_and_their_code(
+    arguments: list[str], code: int, message: str, tmp_path: pathlib.Path
+) -> None:
+    got, output = main(DIGITS, f"--workdir={tmp_path}/run", *arguments, devices=4)
+    assert got == code, output
+    assert re.search(message, output), output
+    assert "Traceback" not in output
+    assert not (tmp_path / "run" / "metrics.jsonl").exists() or code == 3
+
+
+def test_models_table_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "s2mlp_jax.models"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "72,241,384" in done.stdout
+
+
+def test_readme_and_docs_name_only_what_is_there() -> None:
+    """Every file, flag and config field that the texts name exists."""
+    from s2mlp_jax.config import flatten, load_config
+
+    fields = flatten(load_config(str(ROOT / "configs/s2mlp_wide.py")).to_dict())
+    flags = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', (ROOT / "main.py").read_text()))
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = path.read_text()
+        for field in re.findall(r"--config\.([\w.]+)=", text):
+            assert field in fields, (path.name, field)
+        for command in re.findall(r"python main\.py .*(?:\\\n.*)*", text):
+            for flag in re.findall(r"--(\w+)=", command):
+                assert flag in flags, (path.name, flag)
+        for file in re.findall(
+            r"\b(?:configs|s2mlp_jax|benchmarks|results|docs)/[\w/]+\.\w+", text
+        ):
+            assert (ROOT / file).exists(), (path.name, file)

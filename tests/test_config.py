@@ -1,0 +1,130 @@
+"""Configs: every one complete and as its golden text has it, every mistake explained."""
+
+import json
+import os
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import pytest
+
+from s2mlp_jax import config as config_lib
+from s2mlp_jax.config import load_config
+from s2mlp_jax.optim import decay_mask
+from tests.helpers import ROOT, tiny_config
+
+CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "common")
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+CLASSES = {"imagenet2012": (1000, 3), "digits": (10, 1), "cifar10": (10, 3)}
+
+
+def golden_text(name: str) -> str:
+    """Every field of a config, and every parameter with shape and decay, blocks folded."""
+    config = load_config(str(ROOT / f"configs/{name}.py"))
+    lines = [
+        f"{field} = {value!r}" for field, value in config_lib.flatten(config.to_dict()).items()
+    ]
+    classes, channels = CLASSES[config.data.name]
+    model = config_lib.make_model(config, classes)
+    size = config.data.image_size
+    images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    params = jax.eval_shape(
+        lambda key, x: model.init(key, x, train=False), jax.random.key(0), images
+    )["params"]
+    mask = jax.tree.leaves(decay_mask(params))
+    folded: dict[str, list[str]] = {}
+    for (path, x), decayed in zip(jax.tree.leaves_with_path(params), mask, strict=True):
+        full = "/".join(part.key for part in path)
+        row = f"{x.dtype}{list(x.shape)} {'decayed' if decayed else 'not decayed'}"
+        folded.setdefault(re.sub(r"block_\d+", "block_*", full), []).append(row)
+    for path, rows in sorted(folded.items()):
+        assert len(set(rows)) == 1
+        lines.append(f"{path}: {len(rows)} x {rows[0]}")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_golden_text(name: str) -> None:
+    """A change of a recipe shows up as a change of its text (UPDATE_GOLDEN=1 rewrites them)."""
+    path, text = GOLDEN / f"{name}.txt", golden_text(name)
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert path.read_text() == text
+
+
+def test_no_golden_text_without_config() -> None:
+    assert sorted(path.stem for path in GOLDEN.glob("*.txt")) == CONFIGS
+
+
+def test_every_field_of_the_recipe_has_its_source() -> None:
+    lines = (ROOT / "configs/common.py").read_text().splitlines()
+    for line in lines:
+        if re.match(r"    (data|train|optimizer)\.\w+ = ", line) and "std" not in line:
+            assert "#" in line, line
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model.shfit", "a", r"no field 'model.shfit'. Allowed there: .*shift"),
+        ("modle.shift", "a", r"no field 'modle.shift'. Allowed there: .*model"),
+        ("seed.x", 1, "no field 'seed.x'"),
+        ("model.depth", "three", "config.model.depth is of type int, got 'three'"),
+        ("train.batch_size", 0.5, "config.train.batch_size is of type int, got 0.5"),
+        ("model.shift", "k", "Unknown shift pattern 'k'"),
+        ("model.name", "s2mlp", "Allowed are s2mlp_wide"),
+        ("data.image_size", 9, "data.image_size 9 is not a multiple of model.patch_size 2"),
+        ("data.train_crop", "x", "Allowed are random_resized, pad, resize"),
+        ("data.interpolation", "x", "Allowed are bicubic, bilinear, nearest"),
+        ("data.crop_area_min", 0.0, r"data.crop_area_min must be in \(0, 1\]"),
+        ("data.flip", 1.5, r"data.flip must be in \[0, 1\]"),
+        ("data.std", (1.0, 1.0), "differ in length"),
+        ("train.dtype", "float16", "Allowed are float32, bfloat16"),
+        ("train.accumulation_steps", 3, "3 does not divide train.batch_size 16"),
+        ("train.batch_size", 0, "train.batch_size must be greater than 0"),
+        ("train.label_smoothing", 1.0, r"must be in \[0, 1\)"),
+        ("log.every_steps", 0, "log.every_steps must be greater than 0"),
+    ],
+)
+def test_mistakes_name_the_field_and_what_is_allowed(
+    field: str, value: object, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**{field.replace(".", "__"): value})
+
+
+def test_a_config_may_take_another_variant_and_still_override_fields() -> None:
+    config = tiny_config(model__name="s2mlp_deep", model__depth=3, model__patch_size=2)
+    assert (config.model.norm, config.model.depth, config.model.dim) == ("affine", 3, 16)
+
+
+def test_no_such_file() -> None:
+    with pytest.raises(ValueError, match="no config file configs/nope.py"):
+        load_config("configs/nope.py")
+
+
+def test_differences_ignore_what_changes_no_number() -> None:
+    config = tiny_config()
+    saved = json.loads(config_lib.to_json(config))
+    assert config_lib.differences(saved, config) == []
+    free = tiny_config(data__num_threads=7, checkpoint__keep=9, data__data_dir="/x")
+    assert config_lib.differences(saved, free) == []
+    other = tiny_config(model__shift="e", seed=3)
+    assert config_lib.differences(saved, other) == [
+        "model.shift: 'a' there, 'e' here",
+        "seed: 0 there, 3 here",
+    ]
+
+
+def test_explains_command_line_mistakes() -> None:
+    argv = ["main.py", f"--config={ROOT}/configs/s2mlp_digits.py", "--config.model.shfit=e"]
+    assert "Allowed there: " in config_lib.explain_flags(argv, AttributeError("x"))
+    assert config_lib.explain_flags(["main.py"], KeyError("culprit")) == "culprit"
+
+
+def test_config_stays_locked() -> None:
+    with pytest.raises((AttributeError, KeyError)):
+        tiny_config().model.shfit = "a"
+    assert isinstance(tiny_config(), ml_collections.ConfigDict)

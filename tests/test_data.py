@@ -1,0 +1,243 @@
+"""Data: the embedded set, the order of the stream, augmentation, padding, and what goes wrong."""
+
+import hashlib
+import io
+import os
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from s2mlp_jax.data import sources
+from s2mlp_jax.data.augment import Crops, decode, eval_view, train_view
+from s2mlp_jax.data.pipeline import eval_batches, train_batches
+from tests.data_sets import CIFAR_TEST, IMAGENET_TRAIN
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def crops(**changes) -> Crops:  # noqa: ANN003
+    defaults = {
+        "image_size": 8,
+        "train_crop": "pad",
+        "crop_area_min": 0.08,
+        "crop_padding": 1,
+        "flip": 0.5,
+        "eval_crop_ratio": 1.0,
+        "interpolation": "bicubic",
+    }
+    return Crops(**{**defaults, **changes})
+
+
+def test_digits_are_the_1797_and_the_split_is_fixed_and_stratified() -> None:
+    from sklearn.datasets import load_digits
+
+    train = sources.open_split("digits", "train")
+    test = sources.open_split("digits", "test")
+    assert (len(train), len(test)) == (1437, 360)
+    assert (train.num_classes, train.channels) == (10, 1)
+    images, labels, digest = [], [], {}
+    for split in (train, test):
+        records = [split.source[i] for i in range(len(split))]
+        pixels = [decode(r, 1, "digits") for r in records]
+        images += [p[..., 0] for p in pixels]
+        labels += [r["label"] for r in records]
+        everything = sorted(
+            p.tobytes() + bytes([r["label"]]) for p, r in zip(pixels, records, strict=True)
+        )
+        digest[split.name] = hashlib.sha256(b"".join(everything)).hexdigest()[:16]
+    # All of scikit-learn's images are there, each once, with its label.
+    original = load_digits()
+    levels = [np.rint(image * (16 / 255)).tobytes() for image in images]  # 0 to 16, as floats
+    ours = sorted(zip(levels, labels, strict=True))
+    theirs = [image.tobytes() for image in original.images]
+    assert ours == sorted(zip(theirs, original.target.tolist(), strict=True))
+    counts = np.bincount(labels[1437:], minlength=10)
+    assert np.abs(counts - np.bincount(original.target) * 360 / 1797).max() < 1.5
+    assert digest == {
+        "digits/1.0.0 train": "0c4211bdb781d6ad",
+        "digits/1.0.0 test": "dcf007093dbf8a8a",
+    }
+
+
+@pytest.fixture(scope="module")
+def digits() -> sources.Split:
+    return sources.open_split("digits", "train", cache=True)
+
+
+def take(split: sources.Split, steps: int, **kwargs) -> list:  # noqa: ANN003
+    arguments = {
+        "seed": 3,
+        "batch_size": 12,
+        "positions": np.arange(12),
+        "num_threads": 0,
+        **kwargs,
+    }
+    batches = train_batches(split, crops(), **arguments)
+    return [next(batches) for _ in range(steps)]
+
+
+def assert_equal(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_stream_depends_on_seed_and_position_alone(digits: sources.Split) -> None:
+    reference = take(digits, 5)
+    assert reference[0]["image"].shape == (12, 8, 8, 1)
+    assert reference[0]["image"].dtype == np.uint8
+    for batch, same in zip(reference, take(digits, 5, num_threads=4), strict=True):
+        assert_equal(batch, same)
+    assert_equal(reference[3], take(digits, 1, start_step=3)[0])
+    other = take(digits, 1, seed=4)[0]
+    assert (other["label"] != reference[0]["label"]).any()
+
+
+def test_processes_share_the_same_global_batches(digits: sources.Split) -> None:
+    whole = take(digits, 3)
+    for positions in (np.arange(6), np.arange(6, 12), np.array([1, 4, 9])):
+        for batch, part in zip(whole, take(digits, 3, positions=positions), strict=True):
+            assert_equal({k: v[positions] for k, v in batch.items()}, part)
+
+
+def test_an_epoch_has_every_image_once_and_the_next_another_order() -> None:
+    class Numbers:
+        def __len__(self) -> int:
+            return 30
+
+        def __getitem__(self, index: int) -> dict:
+            image = np.full((8, 8, 1), index, np.uint8)
+            return {"image": image, "label": int(index), "index": int(index)}
+
+    split = sources.Split("numbers", Numbers(), 30, 1, (), "")
+    labels = np.concatenate([b["label"] for b in take(split, 15)])  # 180 images, 6 epochs
+    epochs = labels.reshape(6, 30)
+    assert (np.sort(epochs) == np.arange(30)).all()
+    assert len({epoch.tobytes() for epoch in epochs}) == 6
+
+
+@pytest.mark.parametrize("batch_size", [7, 21, 40])
+def test_evaluation_sees_every_image_once(batch_size: int) -> None:
+    split = sources.open_split("cifar10", "test")
+    seen = []
+    for batch in eval_batches(split, crops(image_size=32), batch_size, np.arange(batch_size), 2):
+        assert batch["image"].shape == (batch_size, 32, 32, 3)
+        seen += [i.tobytes() for i, m in zip(batch["image"], batch["mask"], strict=True) if m]
+    expected = [decode(split.source[i], 3, "").tobytes() for i in range(CIFAR_TEST)]
+    assert seen == expected
+
+
+def test_images_of_any_kind_become_the_same_shape() -> None:
+    split = sources.open_split("imagenet2012", "train")  # some grey, some not square
+    records = [split.source[i] for i in range(IMAGENET_TRAIN)]
+    rng = np.random.default_rng(0)
+    how = crops(image_size=64, train_crop="random_resized", eval_crop_ratio=0.875)
+    modes = set()
+    for record in records:
+        modes.add(Image.open(io.BytesIO(record["image"])).mode)
+        image = decode(record, 3, split.name)
+        assert train_view(image, how, rng).shape == (64, 64, 3)
+        assert eval_view(image, how).shape == (64, 64, 3)
+    assert modes == {"L", "RGB"}
+    cmyk = io.BytesIO()
+    Image.new("CMYK", (20, 10), (0, 255, 255, 0)).save(cmyk, "JPEG")
+    image = decode({"image": cmyk.getvalue(), "index": 0}, 3, "cmyk")
+    assert image.shape == (10, 20, 3)
+    assert image[5, 5, 0] > 200 > 100 > image[5, 5, 1]  # red
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data/imagenet_sample")
+def test_real_imagenet_files() -> None:
+    how = crops(image_size=224, train_crop="random_resized", eval_crop_ratio=0.875)
+    rng = np.random.default_rng(0)
+    for path in sorted((SHARED / "imagenet_sample").iterdir()):
+        image = decode({"image": path.read_bytes(), "index": 0}, 3, path.name)
+        assert train_view(image, how, rng).shape == eval_view(image, how).shape == (224, 224, 3)
+
+
+def test_evaluation_crops_the_centre() -> None:
+    image = np.zeros((40, 60, 3), np.uint8)
+    image[10:30, 20:40] = 255  # the central square of the short side's half
+    view = eval_view(image, crops(image_size=20, eval_crop_ratio=0.5))
+    assert (view == 255).all()
+    whole = eval_view(image, crops(image_size=40, eval_crop_ratio=1.0))
+    np.testing.assert_array_equal(whole, image[:, 10:50])
+
+
+def test_padded_crop_and_flip() -> None:
+    image = np.arange(64, dtype=np.uint8).reshape(8, 8, 1) + 1
+    rng = np.random.default_rng(0)
+    views = {train_view(image, crops(flip=0.0), rng).tobytes() for _ in range(200)}
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
+    expected = {padded[i : i + 8, j : j + 8].tobytes() for i in range(3) for j in range(3)}
+    assert views == expected
+    flips = [
+        train_view(image, crops(flip=0.25, crop_padding=0), rng)[0, 0, 0] == 8 for _ in range(2000)
+    ]
+    assert abs(np.mean(flips) - 0.25) < 0.04
+
+
+def test_random_resized_crop_statistics() -> None:
+    """Areas are uniform in [0.08, 1] and aspect ratios log-uniform, where the box fits."""
+    from s2mlp_jax.data.augment import _random_box
+
+    rng = np.random.default_rng(0)
+    boxes = np.array([_random_box(400, 400, 0.08, rng) for _ in range(6000)])
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 2:] <= 400).all()
+    area, ratio = width * height / 160_000, width / height
+    assert 0.079 < area.min() < 0.1
+    assert 0.74 < ratio.min() < 0.77
+    assert 1.31 < ratio.max() < 1.35
+    small = area[area < 0.6]  # a box of up to three quarters of a square always fits
+    assert abs(np.mean(small) - 0.34) < 0.01
+    assert abs(np.median(np.log(ratio))) < 0.02
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_a_broken_image_is_named(damage: str) -> None:
+    split = sources.open_split("imagenet2012", "train")
+    whole = split.source[5]["image"]
+    broken = {"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"hello"}[damage]
+
+    class Broken:
+        def __len__(self) -> int:
+            return 8
+
+        def __getitem__(self, index: int) -> dict:
+            return {"image": broken if index == 5 else whole, "label": 0, "index": int(index)}
+
+    damaged = sources.Split("mine/1.0.0 train", Broken(), 10, 3, (), "")
+    with pytest.raises(ValueError, match=r"Broken image: mine/1.0.0 train, record 5, \d+ bytes"):
+        take(damaged, 4, num_threads=2)
+
+
+def test_missing_data_sets_say_what_to_do(tmp_path: pathlib.Path) -> None:
+    here = str(tmp_path)
+    with pytest.raises(ValueError, match=f"'mnist' is not prepared in {here}.*data.download=True"):
+        sources.open_split("mnist", "train", here)
+    with pytest.raises(
+        ValueError, match=f"in {here}.*by hand.*tfds build imagenet2012.*--manual_dir"
+    ):
+        sources.open_split("imagenet2012", "train", here)
+    with pytest.raises(ValueError, match="Unknown data set 'cifar11'.*Did you mean cifar10"):
+        sources.open_split("cifar11", "train", here)
+    with pytest.raises(ValueError, match="'digits' has no split 'val'. It has t"):
+        sources.open_split("digits", "val")
+
+
+def test_preparing_without_tensorflow_says_so(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "tensorflow", None)
+    with pytest.raises(ValueError, match="needs TensorFlow: pip install tensorflow-cpu"):
+        sources.prepare("digits", str(tmp_path), download=False)
+
+
+def test_data_dir_from_the_environment() -> None:
+    assert str(sources.resolve_data_dir("")) == os.environ["TFDS_DATA_DIR"]
+    assert str(sources.resolve_data_dir("~/x")) == os.path.expanduser("~/x")
+    assert str(sources.resolve_data_dir("gs://bucket/x")) == "gs://bucket/x"

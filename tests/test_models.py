@@ -1,0 +1,271 @@
+"""Models: counts to the digit, a reference of the whole model in numpy, and properties."""
+
+import math
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import s2mlp_jax
+from s2mlp_jax.models import layers
+from s2mlp_jax.models.__main__ import variant_table
+from s2mlp_jax.models.cost import paper_parameters
+from s2mlp_jax.models.variants import VARIANTS, get_variant
+from tests.test_spatial_shift import oracle as shift_oracle
+
+TINY = {"depth": 2, "dim": 16, "patch_size": 2}
+
+
+def draw_like(tree, seed: int = 0):  # noqa: ANN001, ANN201
+    """Weights from numpy, whose numbers do not move between versions; norms not at 1 and 0."""
+    rng = np.random.RandomState(seed)
+    return jax.tree.map(lambda x: jnp.asarray(rng.randn(*x.shape) * 0.3, jnp.float32), tree)
+
+
+# name -> (parameters, multiply-accumulates) with 1000 classes at 224 pixels, or as noted.
+COUNTS = {
+    "s2mlp_wide": (72_241_384, 13_989_033_984),
+    "s2mlp_deep": (53_917_288, 10_462_682_112),
+    "s2mlp_digits": (167_754, 2_626_176),  # 10 classes, 8x8x1
+    "s2mlp_cifar": (1_329_802, 84_280_576),  # 10 classes, 32x32x3
+}
+INPUTS = {"s2mlp_digits": (8, 1, 10), "s2mlp_cifar": (32, 3, 10)}
+
+
+@pytest.mark.parametrize("name", s2mlp_jax.list_models())
+def test_counts_to_the_digit(name: str) -> None:
+    size, channels, classes = INPUTS.get(name, (224, 3, 1000))
+    parameters, macs = COUNTS[name]  # a new variant must be entered above
+    assert s2mlp_jax.count_parameters(name, classes, channels) == parameters
+    assert s2mlp_jax.count_macs(name, size, classes, channels) == macs
+    model = s2mlp_jax.create_model(name, num_classes=classes)
+    images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    variables = jax.eval_shape(
+        lambda key, x: model.init(key, x, train=False), jax.random.key(0), images
+    )
+    assert sum(math.prod(x.shape) for x in jax.tree.leaves(variables)) == parameters
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parameters"),
+    [  # Tables 4, 5, 6 and 9 of the paper, recomputed by its own formula
+        ({"depth": 1}, 6_494_208),
+        ({"depth": 16}, 95_048_448),
+        ({"dim": 192}, 4_587_456),
+        ({"dim": 960}, 111_410_880),
+        ({"expansion": 1}, 28_939_008),
+        ({"expansion": 5}, 85_598_976),
+        ({"patch_size": 32}, 73_203_456),
+    ],
+)
+def test_paper_formula(overrides: dict, parameters: int) -> None:
+    assert paper_parameters(get_variant("s2mlp_wide", **overrides)) == parameters
+
+
+@pytest.mark.parametrize("name", s2mlp_jax.list_models())
+def test_macs_are_those_of_the_traced_products(name: str) -> None:
+    """Every matrix product that jax traces, counted from its shapes."""
+    size, channels, classes = INPUTS.get(name, (224, 3, 1000))
+    model = s2mlp_jax.create_model(name, num_classes=classes)
+    images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+    variables = jax.eval_shape(
+        lambda key, x: model.init(key, x, train=False), jax.random.key(0), images
+    )
+    jaxpr = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, images)
+
+    def products(jaxpr) -> int:  # noqa: ANN001
+        total = 0
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                ((contracted, _), _) = equation.params["dimension_numbers"]
+                depth = math.prod(equation.invars[0].aval.shape[i] for i in contracted)
+                total += depth * math.prod(equation.outvars[0].aval.shape)
+            inner = equation.params.get("jaxpr")
+            total += products(inner.jaxpr) if inner is not None else 0
+        return total
+
+    assert products(jaxpr.jaxpr) == COUNTS[name][1]
+
+
+def test_table_shows_paper_figures() -> None:
+    table = variant_table()
+    for text in ("72,241,384", "71,433,984", "71M", "14.0B", "53,476,224", "51M", "2^20"):
+        assert text in table
+
+
+def numpy_model(params: dict, images: np.ndarray, v) -> np.ndarray:  # noqa: ANN001
+    """S²-MLP from the paper's equations alone: section 3.2, Figure 1."""
+    erf = np.vectorize(math.erf)
+
+    def linear(x: np.ndarray, p: dict) -> np.ndarray:
+        return x @ np.asarray(p["kernel"], np.float64) + np.asarray(p["bias"], np.float64)
+
+    def gelu(x: np.ndarray) -> np.ndarray:
+        return x * 0.5 * (1 + erf(x / math.sqrt(2)))
+
+    def norm(x: np.ndarray, p: dict) -> np.ndarray:
+        if v.norm == "layer_norm":
+            centred = x - x.mean(-1, keepdims=True)
+            x = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + v.norm_eps)
+        return x * np.asarray(p["scale"], np.float64) + np.asarray(p["bias"], np.float64)
+
+    b, height, width, _ = images.shape
+    p = v.patch_size
+    rows = [
+        [images[:, i : i + p, j : j + p].reshape(b, -1) for j in range(0, width, p)]
+        for i in range(0, height, p)
+    ]
+    patches = np.stack([np.stack(row, axis=1) for row in rows], axis=1).astype(np.float64)
+    x = norm(linear(patches, params["embed"]), params["embed_norm"])
+    for i in range(v.depth):
+        block = params[f"block_{i:02d}"]
+        y = gelu(linear(x, block["mixer"]["fc_in"]))
+        y = linear(shift_oracle(y, v.shift, v.border), block["mixer"]["fc_out"])
+        x = x + norm(y, block["mixer_norm"])
+        y = linear(gelu(linear(x, block["mlp"]["fc_in"])), block["mlp"]["fc_out"])
+        x = x + norm(y, block["mlp_norm"])
+    return linear(x.mean(axis=(1, 2)), params["head"])
+
+
+@pytest.mark.parametrize("norm", ["layer_norm", "affine"])
+@pytest.mark.parametrize("shift", ["a", "d", "right+left+down+up+stay"])
+def test_whole_model_equals_numpy(norm: str, shift: str) -> None:
+    model = s2mlp_jax.create_model("s2mlp_wide", num_classes=7, norm=norm, shift=shift, **TINY)
+    images = np.random.RandomState(1).randn(2, 6, 10, 3).astype(np.float32)
+    params = draw_like(s2mlp_jax.init(model, jax.random.key(0), image_size=8)["params"])
+    with jax.default_matmul_precision("highest"):
+        got = model.apply({"params": params}, jnp.asarray(images), train=False)
+    expected = numpy_model(params, images, model.variant)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", s2mlp_jax.list_models())
+def test_every_parameter_gets_a_gradient(name: str) -> None:
+    size, channels, classes = INPUTS.get(name, (32, 3, 10))
+    small = {"depth": 2, "dim": 16} if name not in INPUTS else {}
+    # 1e-6 is the deep variant's own: its gradients would drown in rounding.
+    model = s2mlp_jax.create_model(name, num_classes=classes, affine_init=0.5, **small)
+    params = s2mlp_jax.init(model, jax.random.key(0), size, channels)["params"]
+    images = jnp.asarray(np.random.RandomState(0).randn(4, size, size, channels), jnp.float32)
+    labels = jnp.arange(4) % classes
+
+    def loss(params):  # noqa: ANN001, ANN202
+        logits = model.apply({"params": params}, images, train=False)
+        return -jax.nn.log_softmax(logits)[jnp.arange(4), labels].mean()
+
+    for path, gradient in jax.tree.leaves_with_path(jax.jit(jax.grad(loss))(params)):
+        assert jnp.abs(gradient).max() > 0, jax.tree_util.keystr(path)
+
+
+def test_same_weights_for_any_size_the_patch_divides() -> None:
+    model = s2mlp_jax.create_model("s2mlp_wide", num_classes=3, **TINY)
+    variables = s2mlp_jax.init(model, jax.random.key(0), image_size=4)
+    for height, width in ((2, 2), (4, 8), (10, 6)):
+        assert model.apply(variables, jnp.ones((1, height, width, 3)), train=False).shape == (1, 3)
+    with pytest.raises(ValueError, match="5x4 pixels.*2x2.*multiples of 2"):
+        model.apply(variables, jnp.ones((1, 5, 4, 3)), train=False)
+    with pytest.raises(ValueError, match="normalised floating-point"):
+        model.apply(variables, jnp.ones((1, 4, 4, 3), jnp.uint8), train=False)
+
+
+def test_initial_values() -> None:
+    model = s2mlp_jax.create_model("s2mlp_deep", depth=2, dim=256, patch_size=4, num_classes=10)
+    params = s2mlp_jax.init(model, jax.random.key(0), image_size=8)["params"]
+    for path, x in jax.tree.leaves_with_path(params):
+        name = "/".join(part.key for part in path)
+        if name.endswith("kernel"):
+            assert abs(float(x.std()) / 0.02 - 1) < 0.05, name
+        elif name.endswith("bias"):
+            assert not x.any(), name
+        else:  # the affine at a branch's end starts small, the one after the embedding does not
+            expected = 1.0 if name.startswith("embed") else VARIANTS["s2mlp_deep"].affine_init
+            np.testing.assert_allclose(x, expected, rtol=1e-6, err_msg=name)
+
+
+def test_gelu_is_exact() -> None:
+    x = jnp.linspace(-4, 4, 101)
+    exact = [0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in np.asarray(x, np.float64)]
+    np.testing.assert_allclose(layers.gelu(x), exact, atol=1e-6)
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_weights_and_logits() -> None:
+    kwargs = {"num_classes": 5, **TINY}
+    model = s2mlp_jax.create_model("s2mlp_wide", dtype=jnp.bfloat16, **kwargs)
+    variables = s2mlp_jax.init(model, jax.random.key(0), image_size=8)
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    variables = {"params": draw_like(variables["params"])}
+    images = jnp.asarray(np.random.RandomState(0).randn(2, 8, 8, 3), jnp.float32)
+    logits, captured = model.apply(variables, images, train=False, capture_intermediates=True)
+    assert logits.dtype == jnp.float32
+    inside = captured["intermediates"]["block_01"]["mlp_norm"]["__call__"][0]
+    assert inside.dtype == jnp.bfloat16
+    full = s2mlp_jax.create_model("s2mlp_wide", **kwargs).apply(variables, images, train=False)
+    difference = jnp.abs(logits - full).max()
+    assert 0 < difference < 0.05 * jnp.abs(full).max()
+
+
+def test_drop_path_drops_whole_branches_per_image_and_keeps_the_mean() -> None:
+    rate, x = 0.3, jnp.ones((4000, 2, 2, 3))
+    y = layers.drop_path(rate).apply(
+        {}, x, deterministic=False, rngs={"dropout": jax.random.key(0)}
+    )
+    per_image = np.asarray(y.reshape(4000, -1))
+    assert (per_image == per_image[:, :1]).all()
+    np.testing.assert_allclose(np.unique(per_image), [0.0, 1 / (1 - rate)], rtol=1e-6)
+    assert abs(per_image.mean() - 1) < 0.03
+    np.testing.assert_allclose(layers.drop_path_rates(0.2, 5, "linear"), [0, 0.05, 0.1, 0.15, 0.2])
+    assert layers.drop_path_rates(0.2, 3, "constant") == [0.2] * 3
+    assert layers.drop_path_rates(0.2, 1, "linear") == [0.0]
+
+
+def test_drop_path_only_acts_in_training() -> None:
+    model = s2mlp_jax.create_model("s2mlp_wide", num_classes=3, drop_path=0.5, **TINY)
+    variables = {"params": draw_like(s2mlp_jax.init(model, jax.random.key(0), 8)["params"])}
+    x = jnp.ones((8, 8, 8, 3))
+    evaluated = model.apply(variables, x, train=False)
+    trained = model.apply(variables, x, train=True, rngs={"dropout": jax.random.key(0)})
+    assert jnp.abs(evaluated - evaluated[:1]).max() < 1e-4
+    assert jnp.abs(trained - trained[:1]).max() > 1e-2  # images differ by what was dropped
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("s2mlp_wid", {}, "Allowed are s2mlp_wide.*Did you mean 's2mlp_wide'"),
+        ("s2mlp_wide", {"width": 3}, "no field 'width'. Its fields are depth, dim"),
+        ("s2mlp_wide", {"depth": "3"}, "depth must be of type int, got '3' of type str"),
+        ("s2mlp_wide", {"depth": 0}, "depth must be at least 1"),
+        ("s2mlp_wide", {"shift": "z"}, "Unknown shift pattern 'z'"),
+        ("s2mlp_wide", {"border": "z"}, "Allowed are keep, zero, circular"),
+        ("s2mlp_wide", {"norm": "z"}, "Allowed are layer_norm, affine"),
+        ("s2mlp_wide", {"drop_path": 1.0}, r"drop_path must be in \[0, 1\)"),
+        ("s2mlp_wide", {"drop_path_rule": "z"}, "Allowed are linear, constant"),
+        ("s2mlp_wide", {"dim": 3}, "3 channels cannot be cut into 4"),
+    ],
+)
+def test_errors_name_the_culprit(name: str, overrides: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        s2mlp_jax.create_model(name, **overrides)
+    with pytest.raises(ValueError, match="image_size 225 is not a multiple of the patch size 16"):
+        s2mlp_jax.count_macs("s2mlp_wide", image_size=225)
+
+
+@pytest.mark.slow
+def test_import_needs_jax_and_flax_only() -> None:
+    """What jax and flax load by themselves aside, nothing of the training stack is loaded."""
+    code = """
+import sys
+import jax, flax.linen
+before = set(sys.modules)
+import s2mlp_jax
+loaded = {name.split(".")[0] for name in set(sys.modules) - before}
+print(sorted(loaded))
+assert loaded <= {"s2mlp_jax"}, loaded
+assert "tensorflow" not in sys.modules
+from absl import flags
+assert not [f for f in flags.FLAGS if flags.FLAGS.find_module_defining_flag(f).startswith("s2mlp")]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
