@@ -15,7 +15,7 @@ from s2mlp_jax.checkpoint import Checkpoints
 from s2mlp_jax.evaluate_workdir import evaluate_workdir
 from s2mlp_jax.metrics import MetricsWriter, read_metrics
 from s2mlp_jax.train import train_and_evaluate
-from tests.helpers import assert_same_run, read_run, tiny_config
+from tests.helpers import assert_same_run, read_lines, tiny_config
 
 
 def a_state(value: float, width: int = 3) -> dict:
@@ -149,7 +149,7 @@ def test_stopping_and_going_on_changes_nothing(tmp_path: pathlib.Path) -> None:
 def test_workdir_holds_what_it_should(tmp_path: pathlib.Path) -> None:
     config = tiny_config()
     last = train_and_evaluate(config, tmp_path)
-    lines, _ = read_run(tmp_path)
+    lines = read_lines(tmp_path)
     steps = [line["step"] for line in lines if "train/loss" in line]
     assert steps == [3, 6, 9, 12]
     assert {"train/learning_rate", "train/grad_norm", "train/epoch"} <= lines[0].keys()

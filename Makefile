@@ -1,0 +1,40 @@
+# make train   set up, train the digits, say what was reached
+# make test    set up, check style and types, run all tests
+# Options: PYTHON=python3.12 chooses the interpreter, VENV=folder the environment.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: setup train test test-core lint clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.txt constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try make PYTHON=python3.12."; exit 1; }
+	@echo "Installing into $(VENV) (about 2 GB, some minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install -r requirements.txt -c constraints.txt
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	@$(PIP) install -r requirements-dev.txt -c constraints.txt
+	@touch $@
+
+train: setup
+	@$(VENV)/bin/python main.py --config=configs/s2mlp_digits.py --workdir=runs/s2mlp_digits
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+test: lint
+	$(VENV)/bin/python -m pytest
+
+test-core: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
