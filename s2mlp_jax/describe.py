@@ -1,6 +1,7 @@
 """What a run tells a person: at the start, on the way, and at the end."""
 
 import pathlib
+import sys
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -73,11 +74,14 @@ def eval_figures(evaluation: Mapping[str, float]) -> str:
 
 def summary(run: Experiment, evaluation: Mapping[str, float], workdir: pathlib.Path) -> list[str]:
     """Returns the closing lines: what was reached, where it is, what to do next."""
+    python = pathlib.Path(sys.executable)
+    here = pathlib.Path.cwd()
+    command = python.relative_to(here) if python.is_relative_to(here) else "python"
     return [
         "",
         f"Trained {run.config.model.name} for {run.total_steps:,} steps: "
         f"{eval_figures(evaluation)}, over {evaluation['eval/count']:,} images.",
         f"Files: {workdir} (metrics.jsonl, config.json, environment.json, checkpoints/).",
-        f"Next: python main.py --mode=eval --workdir={workdir} evaluates the checkpoint again;",
-        f"      tensorboard --logdir={workdir} draws the curves.",
+        f"Next: {command} main.py --mode=eval --workdir={workdir} evaluates the checkpoint again;",
+        f"      {command} -m tensorboard.main --logdir={workdir} draws the curves.",
     ]

@@ -14,7 +14,7 @@ def say(message: str) -> None:
 
 
 class Progress:
-    """A bar over steps on a terminal; elsewhere `note` prints its figures as plain lines."""
+    """A bar over steps on a terminal, plain lines elsewhere."""
 
     def __init__(self, total: int, start: int) -> None:
         terminal = sys.stderr.isatty() and jax.process_index() == 0
@@ -27,11 +27,15 @@ class Progress:
         self._bar.update()
 
     def note(self, step: int, figures: str) -> None:
-        """Shows figures beside the bar, or as a line of their own."""
+        """Shows passing figures: beside the bar, or as a line where there is none."""
         if self._bar.disable:
-            say(f"step {step}/{self._bar.total}  {figures}")
+            self.tell(step, figures)
         else:
             self._bar.set_postfix_str(figures, refresh=False)
+
+    def tell(self, step: int, figures: str) -> None:
+        """Shows figures to be kept, as a line."""
+        say(f"step {step}/{self._bar.total}  {figures}")
 
     def close(self) -> None:
         """Leaves the bar as it stands."""

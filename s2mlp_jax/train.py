@@ -202,7 +202,7 @@ def _train(
                     record["last_eval"] = run.evaluate(state)
                     if writer:
                         writer.write(step, record["last_eval"])
-                    progress.note(step, describe.eval_figures(record["last_eval"]))
+                    progress.tell(step, describe.eval_figures(record["last_eval"]))
                 if saving:
                     if writer:
                         writer.sync()
