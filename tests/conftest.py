@@ -14,9 +14,7 @@ from tests import data_sets
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Prepares small data sets once, before any worker starts; all find them by the variable."""
-    if hasattr(session.config, "workerinput"):
-        return
+    """Prepares small data sets once; the tests and their processes find them by the variable."""
     folder = tempfile.mkdtemp(prefix="s2mlp_jax_tests_")
     session.config.prepared_data = folder  # type: ignore[attr-defined]
     os.environ["TFDS_DATA_DIR"] = folder

@@ -141,25 +141,31 @@ def test_a_signal_saves_and_exits_with_its_own_code(
     assert_same_run(whole_run, tmp_path)
 
 
+def start_two_processes(workdir: pathlib.Path, *flags: str) -> list[subprocess.Popen]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shared = [DIGITS, f"--workdir={workdir}", *flags, f"--coordinator=localhost:{port}"]
+    return [start(*shared, "--num_processes=2", f"--process_id={i}") for i in range(2)]
+
+
+def test_a_signal_to_one_of_two_processes_stops_both_at_one_step(tmp_path: pathlib.Path) -> None:
+    flags = tiny_flags(train__steps=5000, checkpoint__every_epochs=100.0, eval__every_epochs=100.0)
+    both = start_two_processes(tmp_path, *flags)
+    wait_for(both[0], r"^step 30/")
+    both[1].send_signal(signal.SIGTERM)
+    for code, output in map(finish, both):
+        assert code == 75, output
+        assert re.search(r"Stopped at step \d+ of 5000, which is saved", output)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
 def test_one_device_eight_devices_two_processes(tmp_path: pathlib.Path) -> None:
     flags = tiny_flags(train__steps=40, checkpoint__every_epochs=1.0)
     for name, devices in (("one", 1), ("eight", 8)):
         code, output = main(DIGITS, f"--workdir={tmp_path}/{name}", *flags, devices=devices)
         assert code == 0, output
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    both = [
-        start(
-            DIGITS,
-            f"--workdir={tmp_path}/two",
-            *flags,
-            f"--coordinator=localhost:{port}",
-            "--num_processes=2",
-            f"--process_id={i}",
-        )
-        for i in range(2)
-    ]
+    both = start_two_processes(tmp_path / "two", *flags)
     for code, output in map(finish, both):
         assert code == 0, output
     expected = read_lines(tmp_path / "one")

@@ -103,6 +103,19 @@ def test_devices_do_not_change_the_loss(count: int) -> None:
     np.testing.assert_allclose(one, many, rtol=2e-6)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_devices_exchange_sums_and_nothing_else(parts: int) -> None:
+    """Neither images nor activations travel between devices, accumulation or not."""
+    config = tiny_config(train__batch_size=32, train__accumulation_steps=parts)
+    run = create_experiment(config)
+    step = make_train_step(config, run.model, run.optimizer, run.schedule, run.layout)
+    batch = parallel.shard_batch(run.layout, next(run.train_batches(0)))
+    program = step.lower(run.abstract_state(), batch, run.key).compile().as_text()
+    assert "all-reduce" in program
+    for exchange in ("all-to-all", "all-gather", "collective-permute"):
+        assert exchange not in program
+
+
 def test_same_seed_same_run_other_seed_other_run() -> None:
     losses = [
         take_steps(create_experiment(tiny_config(seed=s), jax.devices()[:1]), 2)[1]
