@@ -1,7 +1,8 @@
 """Evaluation: every image once, sums over all, one division at the end."""
 
+import collections
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -47,29 +48,47 @@ def make_eval_step(
 
 def evaluate(
     eval_step: EvalStep,
-    params: typing.Any,
+    params: Mapping[str, typing.Any],
     batches: Iterable[dict[str, np.ndarray]],
     layout: Layout,
     expected_count: int,
 ) -> dict[str, float]:
-    """Evaluates parameters over one pass.
+    """Evaluates one or more sets of parameters in one pass over the data.
+
+    Args:
+      params: a name, such as "eval", and its parameters.
 
     Returns:
-      accuracy_top1 and accuracy_top5 as fractions, loss (nats, mean), count.
+      For each name NAME/accuracy_top1 and NAME/accuracy_top5 as fractions, NAME/loss (nats,
+      mean) and NAME/count.
 
     Raises:
       RuntimeError: if the images counted are not the expected ones.
     """
-    sums = [eval_step(params, shard_batch(layout, batch)) for batch in batches]
-    totals = {
-        name: sum(part[name].item() for part in jax.device_get(sums))
-        for name in ("loss", "top1", "top5", "count")
-    }
-    if totals["count"] != expected_count:
-        raise RuntimeError(f"Evaluated {totals['count']} images, expected {expected_count}.")
-    return {
-        "accuracy_top1": totals["top1"] / expected_count,
-        "accuracy_top5": totals["top5"] / expected_count,
-        "loss": totals["loss"] / expected_count,
-        "count": expected_count,
-    }
+    totals: collections.Counter[str] = collections.Counter()
+    pending: dict[str, jax.Array] = {}
+    for batch in batches:
+        on_device = shard_batch(layout, batch)
+        sums = {
+            f"{name}/{figure}": value
+            for name, tree in params.items()
+            for figure, value in eval_step(tree, on_device).items()
+        }
+        _add(totals, pending)  # of the batch before: so two are in flight, not all
+        pending = sums
+    _add(totals, pending)
+    result: dict[str, float] = {}
+    for name in params:
+        count = totals[f"{name}/count"]
+        if count != expected_count:
+            raise RuntimeError(f"Evaluated {count} images, expected {expected_count}.")
+        result[f"{name}/accuracy_top1"] = totals[f"{name}/top1"] / count
+        result[f"{name}/accuracy_top5"] = totals[f"{name}/top5"] / count
+        result[f"{name}/loss"] = totals[f"{name}/loss"] / count
+        result[f"{name}/count"] = count
+    return result
+
+
+def _add(totals: collections.Counter[str], sums: dict[str, jax.Array]) -> None:
+    for name, value in jax.device_get(sums).items():
+        totals[name] += value.item()

@@ -79,20 +79,17 @@ class Experiment:
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Evaluates the parameters ("eval/...") and their average, if any ("eval_ema/...")."""
         batch_size = self.config.eval.batch_size
-        result = {}
-        for prefix, params in (("eval", state.params), ("eval_ema", state.ema_params)):
-            if params is None:
-                continue
-            batches = eval_batches(
-                self.eval_split,
-                config_lib.make_crops(self.config),
-                batch_size,
-                parallel.local_positions(self.layout, batch_size),
-                self.config.data.num_threads,
-            )
-            figures = evaluate(self.eval_step, params, batches, self.layout, len(self.eval_split))
-            result.update({f"{prefix}/{name}": value for name, value in figures.items()})
-        return result
+        batches = eval_batches(
+            self.eval_split,
+            config_lib.make_crops(self.config),
+            batch_size,
+            parallel.local_positions(self.layout, batch_size),
+            self.config.data.num_threads,
+        )
+        params = {"eval": state.params}
+        if state.ema_params is not None:
+            params["eval_ema"] = state.ema_params
+        return evaluate(self.eval_step, params, batches, self.layout, len(self.eval_split))
 
 
 def open_data(config: ml_collections.ConfigDict) -> tuple[sources.Split, sources.Split]:

@@ -190,7 +190,9 @@ def _train(
             progress.advance()
             if step < total_steps:
                 batch = parallel.shard_batch(run.layout, next(data))
-            log.write_if_due(step - 1)  # while the device is busy with this step
+            # A step late, while the device is busy with this one. Waiting for it also keeps
+            # the host from running ahead and filling the device's memory with batches.
+            log.catch_up(step - 1)
 
             stopping = stop.reached(step)
             evaluating = run.is_due(step, config.eval.every_epochs)

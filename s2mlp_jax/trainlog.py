@@ -46,19 +46,8 @@ class TrainLog:
         """Takes a step's metrics, scalars on the device that may not be computed yet."""
         self._pending.append((step, metrics))
 
-    def write_if_due(self, step: int) -> None:
-        """Writes the line of a step if one is due; waits for the device only then."""
-        if step > self._written and self._is_due(step):
-            self.fetch(step)
-            seconds = time.perf_counter() - self._lap_start
-            averages = {name: float(np.mean(values)) for name, values in self.unwritten.items()}
-            rate = (step - self._written) * self._images_per_step / seconds
-            self._write(step, {**averages, "images_per_second": rate})
-            self.unwritten = {}
-            self._written, self._lap_start = step, time.perf_counter()
-
-    def fetch(self, step: int) -> None:
-        """Waits for the metrics of all steps up to this one.
+    def catch_up(self, step: int) -> None:
+        """Waits for the metrics of all steps up to this one, and writes its line if it is due.
 
         Raises:
           NonFiniteLossError: at the first step whose loss is NaN or infinite; names it.
@@ -70,12 +59,18 @@ class TrainLog:
             loss = self.unwritten["loss"][-1]
             if not math.isfinite(loss):
                 raise NonFiniteLossError(f"The loss is {loss} at step {at}")
+        if step > self._written and self._is_due(step):
+            seconds = time.perf_counter() - self._lap_start
+            averages = {name: float(np.mean(values)) for name, values in self.unwritten.items()}
+            rate = (step - self._written) * self._images_per_step / seconds
+            self._write(step, {**averages, "images_per_second": rate})
+            self.unwritten = {}
+            self._written, self._lap_start = step, time.perf_counter()
 
     @contextlib.contextmanager
     def paused(self, step: int) -> Iterator[None]:
         """Stops the clock around something that is not training, after a step."""
-        self.fetch(step)
-        self.write_if_due(step)
+        self.catch_up(step)
         paused_at = time.perf_counter()
         yield
         self._lap_start += time.perf_counter() - paused_at

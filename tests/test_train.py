@@ -116,6 +116,19 @@ def test_devices_exchange_sums_and_nothing_else(parts: int) -> None:
         assert exchange not in program
 
 
+def test_drop_path_draws_anew_every_step_and_only_then() -> None:
+    run = create_experiment(tiny_config(model__drop_path=0.5), jax.devices()[:1])
+    step = make_train_step(run.config, run.model, run.optimizer, run.schedule, run.layout)
+    batch = parallel.shard_batch(run.layout, next(run.train_batches(0)))
+
+    def loss_at(number: int) -> float:
+        state = run.draw_state()._replace(step=parallel.replicate(run.layout, jnp.asarray(number)))
+        return float(step(state, batch, run.key)[1]["loss"])
+
+    assert loss_at(0) == loss_at(0)
+    assert loss_at(0) != loss_at(1)
+
+
 def test_same_seed_same_run_other_seed_other_run() -> None:
     losses = [
         take_steps(create_experiment(tiny_config(seed=s), jax.devices()[:1]), 2)[1]
@@ -228,7 +241,7 @@ def test_log_averages_fetches_late_and_finds_the_first_bad_step() -> None:
     log = make(0, {})
     for step in range(1, 7):
         log.add(step, {"loss": jnp.asarray(float(step))})
-        log.write_if_due(step - 1)
+        log.catch_up(step - 1)
     assert [(step, averages["loss"]) for step, averages in lines] == [(4, 2.5)]
     assert lines[0][1]["images_per_second"] > 0
     with log.paused(6):  # as before a checkpoint
@@ -236,11 +249,11 @@ def test_log_averages_fetches_late_and_finds_the_first_bad_step() -> None:
     resumed = make(6, log.unwritten)
     for step in (7, 8, 9):
         resumed.add(step, {"loss": jnp.asarray(float("nan") if step == 9 else float(step))})
-    resumed.write_if_due(8)
+    resumed.catch_up(8)
     assert lines[-1][:1] == (8,)
     assert lines[-1][1]["loss"] == 6.5
     with pytest.raises(NonFiniteLossError, match="The loss is nan at step 9"):
-        resumed.fetch(12)
+        resumed.catch_up(12)
 
 
 def test_batches_that_do_not_divide_are_refused() -> None:
