@@ -60,12 +60,13 @@ class TrainLog:
             if not math.isfinite(loss):
                 raise NonFiniteLossError(f"The loss is {loss} at step {at}")
         if step > self._written and self._is_due(step):
-            seconds = time.perf_counter() - self._lap_start
+            now = time.perf_counter()  # the next step runs while this one's line is written
+            seconds, self._lap_start = now - self._lap_start, now
             averages = {name: float(np.mean(values)) for name, values in self.unwritten.items()}
             rate = (step - self._written) * self._images_per_step / seconds
             self._write(step, {**averages, "images_per_second": rate})
             self.unwritten = {}
-            self._written, self._lap_start = step, time.perf_counter()
+            self._written = step
 
     @contextlib.contextmanager
     def paused(self, step: int) -> Iterator[None]:
