@@ -24,8 +24,8 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "For eval: latest, best
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "Starts jax.distributed: host:port of process 0, or auto on clusters."
 )
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "With --coordinator=host:port.")
-PROCESS_ID = flags.DEFINE_integer("process_id", 0, "With --coordinator=host:port.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator=host:port.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator=host:port.")
 
 EXIT_BAD_INPUT, EXIT_NAN, EXIT_STOPPED = 2, 3, 75
 
@@ -38,9 +38,8 @@ def main(argv: list[str]) -> None:
     from s2mlp_jax.train import NonFiniteLossError, Stopped, train_and_evaluate
 
     logging.set_verbosity(logging.ERROR)
-    if COORDINATOR.value:
-        parallel.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     try:
+        parallel.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         if MODE.value == "eval":
             evaluate_workdir(WORKDIR.value, CHECKPOINT.value, CONFIG.value)
         elif CONFIG.value is None:

@@ -10,18 +10,18 @@ from ml_collections import config_dict
 from s2mlp_jax.models.variants import field_types
 
 
-def model_config(name: str, **overrides: object) -> ml_collections.ConfigDict:
+def model_config(name: str) -> ml_collections.ConfigDict:
     """The model's name and its fields; a field that is not set is as the variant has it."""
     config = ml_collections.ConfigDict({"name": name})
     for field, kind in field_types().items():
         config[field] = config_dict.placeholder(kind)
-    config.update(overrides)
     return config
 
 
-def get_config() -> ml_collections.ConfigDict:
-    """Returns the recipe for ImageNet-1K; `model` is left to the config that uses it."""
+def get_config(model: str = "s2mlp_wide") -> ml_collections.ConfigDict:
+    """Returns the recipe for ImageNet-1K; locked, so that a mistyped field is an error."""
     config = ml_collections.ConfigDict()
+    config.model = model_config(model)
     config.seed = 0  # of the weights, the data order, the augmentation, drop path
 
     config.data = data = ml_collections.ConfigDict()
@@ -75,4 +75,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.log = ml_collections.ConfigDict()
     config.log.every_steps = 50
     config.log.tensorboard = True  # where TensorFlow and TensorBoard are installed
+    config.lock()
     return config

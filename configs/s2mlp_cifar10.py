@@ -10,8 +10,7 @@ from configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = common.get_config()
-    config.model = common.model_config("s2mlp_cifar")
+    config = common.get_config("s2mlp_cifar")
 
     config.data.name = "cifar10"
     config.data.eval_split = "test"

@@ -9,8 +9,7 @@ from configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = common.get_config()
-    config.model = common.model_config("s2mlp_digits")
+    config = common.get_config("s2mlp_digits")
 
     config.data.name = "digits"
     config.data.eval_split = "test"

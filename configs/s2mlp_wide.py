@@ -12,6 +12,4 @@ from configs import common
 
 
 def get_config() -> ml_collections.ConfigDict:
-    config = common.get_config()
-    config.model = common.model_config("s2mlp_wide")
-    return config
+    return common.get_config("s2mlp_wide")

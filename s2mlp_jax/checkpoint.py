@@ -112,26 +112,28 @@ class Checkpoints:
     def restore_latest(self, like: typing.Any) -> tuple[typing.Any, dict[str, typing.Any]] | None:
         """Restores the last checkpoint that can be read, as `restore` does; None if there is none.
 
-        One that cannot be read is moved to `broken_checkpoints`, which is said, and the one
-        before it is tried.
+        If one cannot be read and one before it can, the broken one is moved to
+        `broken_checkpoints`, which is said, and the run goes on from the older one.
 
         Raises:
           ValueError: if a checkpoint is of another model.
-          RuntimeError: if there are checkpoints, and none can be read.
+          RuntimeError: if there are checkpoints, and none can be read; all stay as they are.
         """
-        steps = self.steps()
-        for step in reversed(steps):
+        broken: dict[int, str] = {}
+        for step in reversed(self.steps()):
             try:
-                return self.restore(step, like)
+                restored = self.restore(step, like)
             except _OtherModelError:
                 raise
             except Exception as error:  # whatever a broken file makes Orbax raise
-                aside = self.directory.parent / "broken_checkpoints" / str(step)
-                reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-                say(f"Checkpoint {step} cannot be read ({reason}); it is moved to {aside}.")
-                self._move_aside(step, aside)
-        if steps:
-            raise RuntimeError(f"None of the checkpoints in {self.directory} can be read.")
+                broken[step] = (str(error) or type(error).__name__).splitlines()[0][:200]
+                continue
+            for bad, reason in broken.items():
+                self._move_aside(bad, reason)
+            return restored
+        if broken:
+            reasons = "; ".join(f"{step}: {reason}" for step, reason in broken.items())
+            raise RuntimeError(f"No checkpoint in {self.directory} can be read ({reasons}).")
         return None
 
     def close(self) -> None:
@@ -140,7 +142,9 @@ class Checkpoints:
         self._manager.check_for_errors()
         self._manager.close()
 
-    def _move_aside(self, step: int, aside: pathlib.Path) -> None:
+    def _move_aside(self, step: int, reason: str) -> None:
+        aside = self.directory.parent / "broken_checkpoints" / str(step)
+        say(f"Checkpoint {step} cannot be read ({reason}); it is moved to {aside}.")
         if jax.process_index() == 0:
             shutil.rmtree(aside, ignore_errors=True)
             aside.parent.mkdir(exist_ok=True)
@@ -151,6 +155,8 @@ class Checkpoints:
 
     def _check_shapes(self, step: int, target: typing.Any) -> None:
         metadata = self._manager.item_metadata(step)["state"]
+        if metadata is None:
+            raise FileNotFoundError("its metadata are not there")
         there = _shapes(metadata.tree if hasattr(metadata, "tree") else metadata)
         here = _shapes(target)
         different = [

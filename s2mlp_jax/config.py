@@ -46,20 +46,7 @@ def load_config(
     Raises:
       ValueError: no such file or field, a wrong type, or a value that is not allowed.
     """
-    file, _, argument = path.partition(":")
-    location = pathlib.Path(file)
-    if not location.is_file():
-        raise ValueError(f"There is no config file {file}.")
-    for folder in (str(location.resolve().parent.parent), str(location.resolve().parent)):
-        if folder not in sys.path:  # configs import each other as `from configs import common`
-            sys.path.append(folder)
-    spec = importlib.util.spec_from_file_location(location.stem, location)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(argument) if argument else module.get_config()
-    return override(config, overrides or {})
+    return override(_get_config(path), overrides or {})
 
 
 def override(
@@ -73,17 +60,7 @@ def override(
     config = ml_collections.ConfigDict(config)
     config.lock()
     for field, value in overrides.items():
-        *parents, leaf = field.split(".")
-        node = config
-        for part in parents:
-            _check_field(node, part, field)
-            node = node[part]
-        _check_field(node, leaf, field)
-        try:
-            node[leaf] = value
-        except (TypeError, ValueError) as error:
-            kind = node.get_type(leaf).__name__
-            raise ValueError(f"config.{field} is of type {kind}, got {value!r}.") from error
+        _set_field(config, field, value)
     return complete(config)
 
 
@@ -103,10 +80,44 @@ def explain_flags(argv: collections.abc.Sequence[str], error: Exception) -> str:
             except (ValueError, SyntaxError):
                 value = text
             try:
-                load_config(path, {field: value})
+                _set_field(_get_config(path), field, value)
             except ValueError as reason:
                 return str(reason)
     return str(error.args[0]) if error.args else str(error)
+
+
+def _get_config(path: str) -> ml_collections.ConfigDict:
+    """Runs `get_config` of a config file, "configs/x.py" or "configs/x.py:argument"."""
+    file, _, argument = path.partition(":")
+    location = pathlib.Path(file)
+    if not location.is_file():
+        raise ValueError(f"There is no config file {file}.")
+    for folder in (str(location.resolve().parent.parent), str(location.resolve().parent)):
+        if folder not in sys.path:  # configs import each other as `from configs import common`
+            sys.path.append(folder)
+    spec = importlib.util.spec_from_file_location(location.stem, location)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(argument) if argument else module.get_config()
+    config.lock()
+    return config
+
+
+def _set_field(config: ml_collections.ConfigDict, field: str, value: typing.Any) -> None:
+    """Sets a field by its dotted name; a ValueError if it is not there or of another type."""
+    *parents, leaf = field.split(".")
+    node = config
+    for part in parents:
+        _check_field(node, part, field)
+        node = node[part]
+    _check_field(node, leaf, field)
+    try:
+        node[leaf] = value
+    except (TypeError, ValueError) as error:
+        kind = node.get_type(leaf).__name__
+        raise ValueError(f"config.{field} is of type {kind}, got {value!r}.") from error
 
 
 def _check_field(node: ml_collections.ConfigDict, part: str, field: str) -> None:
@@ -153,10 +164,20 @@ def _check(config: ml_collections.ConfigDict) -> None:
         "checkpoint.keep": config.checkpoint.keep,
         "log.every_steps": config.log.every_steps,
         "data.prefetch": data.prefetch,
+        **{f"data.std[{i}]": value for i, value in enumerate(data.std)},
     }
     for field, value in positive.items():
         if value <= 0:
             raise ValueError(f"{field} must be greater than 0, got {value}.")
+    not_negative = {
+        "seed": config.seed,
+        "data.num_threads": data.num_threads,
+        "optimizer.reference_batch_size": config.optimizer.reference_batch_size,
+        "optimizer.warmup_epochs": config.optimizer.warmup_epochs,
+    }
+    for field, value in not_negative.items():
+        if not 0 <= value < 2**32:
+            raise ValueError(f"{field} must be in [0, 2^32), got {value}.")
     if train.steps < 0 or (train.steps == 0 and train.epochs <= 0):
         raise ValueError("train.steps or train.epochs must be greater than 0.")
     for field in ("label_smoothing", "ema_decay"):

@@ -25,8 +25,8 @@ def evaluate_workdir(
     Args:
       workdir: of a run.
       checkpoint: "latest", "best", or a step.
-      config: the run's own by default. Another may differ in all but the model, such as in
-        data.image_size.
+      config: takes `data` and `eval` from here, such as another data.image_size; the run's own
+        by default. Where they differ from the run's, that is said.
 
     Returns:
       The metrics, as in the run's own evaluations.
@@ -35,17 +35,23 @@ def evaluate_workdir(
       ValueError: no run there, no such checkpoint, or a config of another model.
     """
     workdir = pathlib.Path(workdir).absolute()
-    own = read_config(workdir)
-    config = config_lib.complete(own if config is None else config)
-    different = [d for d in config_lib.differences(own, config) if d.startswith("model.")]
-    if different:
-        raise ValueError(f"{workdir} holds another model: {'; '.join(different)}.")
+    own = config_lib.complete(read_config(workdir))
+    if config is not None:
+        config = config_lib.complete(config)
+        different = config_lib.differences(own.to_dict(), config)
+        if models := [field for field in different if field.startswith("model.")]:
+            raise ValueError(f"{workdir} holds another model: {'; '.join(models)}.")
+        for field in different:
+            if field.startswith("data."):
+                say(f"Not as in training: {field}.")
+        with own.unlocked():
+            own.data, own.eval = config.data, config.eval
     checkpoints = Checkpoints(workdir, read_only=True)
     step = _find_step(checkpoints, checkpoint)
-    run = create_experiment(config)
+    run = create_experiment(own, for_training=False)
     state, _ = checkpoints.restore(step, like=run.abstract_state())
     result = run.evaluate(state)
-    size = config.data.image_size
+    size = own.data.image_size
     say(f"{workdir}, step {step}, {run.eval_split.name} at {size}x{size} pixels:")
     say(f"{describe.eval_figures(result)}, over {result['eval/count']:,} images")
     if jax.process_index() == 0:

@@ -78,7 +78,9 @@ class Experiment:
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Evaluates the parameters ("eval/...") and their average, if any ("eval_ema/...")."""
-        batch_size = self.config.eval.batch_size
+        # Rounded up to the devices: the last batch is filled up in any case.
+        devices = self.layout.mesh.size
+        batch_size = -(-self.config.eval.batch_size // devices) * devices
         batches = eval_batches(
             self.eval_split,
             config_lib.make_crops(self.config),
@@ -119,21 +121,26 @@ def open_data(config: ml_collections.ConfigDict) -> tuple[sources.Split, sources
 
 
 def create_experiment(
-    config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None
+    config: ml_collections.ConfigDict,
+    devices: Sequence[jax.Device] | None = None,
+    for_training: bool = True,
 ) -> Experiment:
     """Builds everything that a run needs, and checks all that a user can have got wrong.
 
     Args:
       config: completed (`config.complete`).
       devices: all by default.
+      for_training: False for evaluation alone, where the training batch need not divide over
+        the devices.
 
     Raises:
       ValueError: the message names the culprit and what is allowed.
     """
-    batch_size = config.train.batch_size
-    parallel.make_layout(config.eval.batch_size, devices)
-    parallel.make_layout(batch_size // config.train.accumulation_steps, devices)
-    layout = parallel.make_layout(batch_size, devices)
+    batch_size, parts = config.train.batch_size, config.train.accumulation_steps
+    layout = parallel.make_layout(devices)
+    if for_training:
+        field = "train.batch_size" + (" / train.accumulation_steps" if parts > 1 else "")
+        parallel.check_divides(field, batch_size // parts, layout.mesh.size)
     train_split, eval_split = open_data(config)
     steps_per_epoch = len(train_split) / batch_size
     total_steps = config.train.steps or round(config.train.epochs * steps_per_epoch)

@@ -10,10 +10,11 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 # Dense peak of one device in bfloat16 multiply-and-adds, floating-point operations per second
-# (makers' data sheets; not the figures with sparsity). Matched against jax's `device_kind`.
+# (makers' data sheets; not the figures with sparsity). Matched against jax's `device_kind`. Of
+# TPU v2 and v3 a device is one of a chip's two cores.
 _PEAK_FLOPS = {
-    "TPU v2": 45e12,
-    "TPU v3": 123e12,
+    "TPU v2": 22.5e12,
+    "TPU v3": 61.5e12,
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
     "TPU v5e": 197e12,
@@ -28,6 +29,7 @@ _PEAK_FLOPS = {
     "NVIDIA H200": 989e12,
     "NVIDIA B200": 2250e12,
     "NVIDIA L4": 121e12,
+    "NVIDIA L40": 181e12,
     "NVIDIA L40S": 362e12,
 }
 
@@ -40,37 +42,46 @@ class Layout(typing.NamedTuple):
     replicated: NamedSharding
 
 
-def start_processes(coordinator: str, num_processes: int, process_id: int) -> None:
+def start_processes(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> None:
     """Joins the processes of one run; to be called once, before jax does anything.
 
     Args:
-      coordinator: "host:port" of process 0, or "auto" where the cluster (TPU pod, SLURM, Open
-        MPI) tells jax everything.
-      num_processes: how many there are.
-      process_id: which of them this is, from 0.
+      coordinator: None for a run of one process; "host:port" of process 0; or "auto" where the
+        cluster (TPU pod, SLURM, Open MPI) tells jax everything.
+      num_processes: how many there are, with "host:port" alone.
+      process_id: which of them this is, from 0, with "host:port" alone.
 
     Raises:
-      RuntimeError: if they do not find each other. A run never goes on as several single ones.
+      ValueError: if the three do not go together.
+      RuntimeError: if the processes do not find each other. A run never goes on as several.
     """
+    by_hand = coordinator not in (None, "auto")
+    if any((value is not None) != by_hand for value in (num_processes, process_id)):
+        raise ValueError(
+            "--coordinator=host:port, --num_processes and --process_id go together; "
+            "--coordinator=auto and a run of one process take neither of the last two."
+        )
     if coordinator == "auto":
         jax.distributed.initialize()
-    else:
+    elif by_hand:
         jax.distributed.initialize(coordinator, num_processes, process_id)
 
 
-def make_layout(batch_size: int, devices: typing.Sequence[jax.Device] | None = None) -> Layout:
-    """Lays one axis, "data", over the devices, all of them by default.
-
-    Raises:
-      ValueError: if the devices do not divide the batch.
-    """
-    devices = list(devices or jax.devices())
-    if batch_size % len(devices):
-        below = batch_size - batch_size % len(devices)
+def check_divides(field: str, size: int, devices: int) -> None:
+    """Raises a ValueError that names the nearest sizes, if the devices do not divide a batch."""
+    if size % devices:
+        below = size - size % devices
+        nearest = ", ".join(str(b) for b in (below, below + devices) if b)
         raise ValueError(
-            f"A batch of {batch_size} cannot be divided over {len(devices)} devices. "
-            f"Nearest sizes: {', '.join(str(b) for b in (below, below + len(devices)) if b)}."
+            f"{field} {size} cannot be divided over {devices} devices. Nearest sizes: {nearest}."
         )
+
+
+def make_layout(devices: typing.Sequence[jax.Device] | None = None) -> Layout:
+    """Lays one axis, "data", over the devices, all of them by default."""
+    devices = list(devices or jax.devices())
     # make_mesh would make the axis explicit, and then every operation has to name shardings.
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     return Layout(

@@ -122,22 +122,27 @@ def train_and_evaluate(
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     state, record = checkpoints.restore_latest(like=run.abstract_state()) or (
         run.draw_state(),
-        {"step": 0, "unwritten": {}, "last_eval": {}},
+        {"step": 0, "unwritten": {}, "last_eval": {}, "best_score": -1.0},
     )
     for line in describe.start(run, record["step"]):
         say(line)
+
+    if versions := _changed_versions(record):
+        say(f"Other versions than at the last checkpoint, so not bit for bit: {versions}")
 
     writer = None
     try:
         if record["step"] < run.total_steps and primary:
             writer = MetricsWriter(workdir, record["step"], config.log.tensorboard)
             workdir_lib.write_environment(workdir, record["step"])
-        last_eval = _train(run, state, record, checkpoints, writer)
+        with StopRequest() as stop:
+            last_eval = _train(run, state, record, checkpoints, writer, stop)
     except NonFiniteLossError as error:
         saved = checkpoints.steps()
         raise NonFiniteLossError(
-            f"{error}. The last checkpoint is of step {saved[-1] if saved else 0}. Try a lower "
-            "optimizer.learning_rate, a longer warm-up, or optimizer.grad_clip_norm=1.0."
+            f"{error}. The last checkpoint is of step {saved[-1] if saved else 0}. In a new "
+            "--workdir try a lower optimizer.learning_rate, a longer warm-up, or "
+            "optimizer.grad_clip_norm=1.0."
         ) from None
     finally:
         checkpoints.close()
@@ -154,6 +159,7 @@ def _train(
     record: dict[str, typing.Any],
     checkpoints: Checkpoints,
     writer: MetricsWriter | None,
+    stop: StopRequest,
 ) -> dict[str, float]:
     """Trains from the record's step to the last one; returns the last evaluation."""
     config, start_step, total_steps = run.config, record["step"], run.total_steps
@@ -182,14 +188,25 @@ def _train(
         start_step=start_step,
         unwritten=record["unwritten"],
     )
-    # Nothing goes to or from the device that is not asked for by name.
-    with StopRequest() as stop, jax.transfer_guard("disallow"):
+
+    def save(step: int, score: float | None = None) -> None:
+        if writer:
+            writer.sync()
+        record.update(
+            step=step,
+            data_position=step * config.train.batch_size,
+            unwritten=log.unwritten,
+            config=config_lib.flatten(config.to_dict()),
+            versions=workdir_lib.versions(),
+        )
+        checkpoints.save(step, state, copy.deepcopy(record), score)
+
+    # In the loop nothing goes to or from the device that is not asked for by name.
+    with jax.transfer_guard("disallow"):
         for step in range(start_step + 1, total_steps + 1):
             state, metrics = train_step(state, batch, run.key)
             log.add(step, metrics)
             progress.advance()
-            if step < total_steps:
-                batch = parallel.shard_batch(run.layout, next(data))
             # A step late, while the device is busy with this one. Waiting for it also keeps
             # the host from running ahead and filling the device's memory with batches.
             log.catch_up(step - 1)
@@ -197,31 +214,39 @@ def _train(
             stopping = stop.reached(step)
             evaluating = run.is_due(step, config.eval.every_epochs)
             saving = stopping or run.is_due(step, config.checkpoint.every_epochs)
-            if not (evaluating or saving):
-                continue
-            with log.paused(step):
-                if evaluating:
-                    record["last_eval"] = run.evaluate(state)
-                    if writer:
-                        writer.write(step, record["last_eval"])
-                    progress.tell(step, describe.eval_figures(record["last_eval"]))
-                if saving:
-                    if writer:
-                        writer.sync()
-                    record |= {
-                        "step": step,
-                        "data_position": step * config.train.batch_size,
-                        "unwritten": log.unwritten,
-                        "config": config_lib.flatten(config.to_dict()),
-                        "versions": workdir_lib.versions(),
-                    }
-                    score = _score(record["last_eval"]) if evaluating else None
-                    checkpoints.save(step, state, copy.deepcopy(record), score)
-            if stopping and step < total_steps:
+            if evaluating or saving:
+                with log.paused(step), jax.transfer_guard("allow"):
+                    score = None
+                    if evaluating:
+                        record["last_eval"] = run.evaluate(state)
+                        score = _score(record["last_eval"])
+                        if writer:
+                            writer.write(step, record["last_eval"])
+                        progress.tell(step, describe.eval_figures(record["last_eval"]))
+                    if saving or (score is not None and score > record["best_score"]):
+                        record["best_score"] = max(record["best_score"], score or -1.0)
+                        save(step, score)
+            if step == total_steps:
+                break
+            if stopping:
                 progress.close()
                 raise Stopped(f"Stopped at step {step} of {total_steps}, which is saved.")
+            try:
+                batch = parallel.shard_batch(run.layout, next(data))
+            except ValueError:  # a broken image; what was trained until here is not lost
+                if jax.process_count() == 1:  # else the others would have to save as well
+                    with log.paused(step), jax.transfer_guard("allow"):
+                        save(step)
+                raise
     progress.close()
     return record["last_eval"]
+
+
+def _changed_versions(record: dict[str, typing.Any]) -> str:
+    """Lists the packages whose version is not that of the record."""
+    now, then = workdir_lib.versions(), record.get("versions", {})
+    changed = [f"{name} {then[name]} -> {now[name]}" for name in then if then[name] != now[name]]
+    return ", ".join(changed)
 
 
 def _score(evaluation: dict[str, float]) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 
 
 class NonFiniteLossError(FloatingPointError):
-    """The loss became NaN or infinite."""
+    """The loss or the gradient became NaN or infinite."""
 
 
 class TrainLog:
@@ -50,15 +50,16 @@ class TrainLog:
         """Waits for the metrics of all steps up to this one, and writes its line if it is due.
 
         Raises:
-          NonFiniteLossError: at the first step whose loss is NaN or infinite; names it.
+          NonFiniteLossError: at the first step whose loss or gradient is NaN or infinite.
         """
         while self._pending and self._pending[0][0] <= step:
             at, metrics = self._pending.popleft()
             for name, value in jax.device_get(metrics).items():
                 self.unwritten.setdefault(name, []).append(float(value))
-            loss = self.unwritten["loss"][-1]
-            if not math.isfinite(loss):
-                raise NonFiniteLossError(f"The loss is {loss} at step {at}")
+            for name in ("loss", "grad_norm"):  # a bad gradient is a bad loss one step later
+                value = self.unwritten[name][-1]
+                if not math.isfinite(value):
+                    raise NonFiniteLossError(f"train/{name} is {value} at step {at}")
         if step > self._written and self._is_due(step):
             now = time.perf_counter()  # the next step runs while this one's line is written
             seconds, self._lap_start = now - self._lap_start, now

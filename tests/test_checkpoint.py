@@ -19,7 +19,7 @@ from tests.helpers import assert_same_run, read_lines, tiny_config
 
 
 def a_state(value: float, width: int = 3) -> dict:
-    layout = parallel.make_layout(8)
+    layout = parallel.make_layout()
     return parallel.replicate(
         layout, {"w": jnp.full((2, width), value), "count": jnp.asarray(7), "none": None}
     )
@@ -59,7 +59,7 @@ def test_a_save_cut_short_is_passed_over(
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
 
 
-@pytest.mark.parametrize("damage", ["truncate", "remove"])
+@pytest.mark.parametrize("damage", ["truncate", "remove", "metadata"])
 def test_a_broken_checkpoint_is_moved_aside_for_the_one_before(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture, damage: str
 ) -> None:
@@ -67,7 +67,8 @@ def test_a_broken_checkpoint_is_moved_aside_for_the_one_before(
     for step in (2, 4):
         checkpoints.save(step, a_state(step), {"step": step})
     checkpoints.close()
-    for file in (tmp_path / "checkpoints" / "4" / "state").rglob("d/*"):
+    files = "_METADATA" if damage == "metadata" else "d/*"
+    for file in (tmp_path / "checkpoints" / "4" / "state").rglob(files):
         if damage == "truncate":
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
         else:
@@ -81,6 +82,20 @@ def test_a_broken_checkpoint_is_moved_aside_for_the_one_before(
     checkpoints.save(4, a_state(4), {"step": 4})  # the step is free again
     checkpoints.close()
     assert Checkpoints(tmp_path).steps() == [2, 4]
+
+
+def test_when_no_checkpoint_can_be_read_all_stay_as_they_are(tmp_path: pathlib.Path) -> None:
+    """It may be the disk's or the device's passing fault; the run must not start afresh."""
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for step in (2, 4):
+        checkpoints.save(step, a_state(step), {"step": step})
+    checkpoints.close()
+    for file in (tmp_path / "checkpoints").rglob("_METADATA"):
+        file.unlink()
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    with pytest.raises(RuntimeError, match=r"No checkpoint in .* can be read \(4: .*; 2: "):
+        checkpoints.restore_latest(shapes(a_state(0)))
+    assert checkpoints.steps() == [2, 4]
 
 
 def test_another_model_is_refused_and_nothing_is_lost(tmp_path: pathlib.Path) -> None:
@@ -168,7 +183,7 @@ def test_workdir_holds_what_it_should(tmp_path: pathlib.Path) -> None:
     assert (tmp_path / "metrics.jsonl").read_text() == before
     # Evaluation alone gives the same; and it takes another image size.
     assert evaluate_workdir(tmp_path) == last
-    bigger = tiny_config(data__image_size=16)
+    bigger = tiny_config(data__image_size=16, train__ema_decay=0.0, train__batch_size=18)
     assert evaluate_workdir(tmp_path, "best", bigger)["eval/count"] == 360
     noted = [json.loads(line) for line in (tmp_path / "eval.jsonl").read_text().splitlines()]
     assert [line["image_size"] for line in noted] == [8, 16]

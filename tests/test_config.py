@@ -86,6 +86,8 @@ def test_every_field_of_the_recipe_has_its_source() -> None:
         ("train.batch_size", 0, "train.batch_size must be greater than 0"),
         ("train.label_smoothing", 1.0, r"must be in \[0, 1\)"),
         ("log.every_steps", 0, "log.every_steps must be greater than 0"),
+        ("data.std", (0.0,), r"data.std\[0\] must be greater than 0"),
+        ("seed", -1, r"seed must be in \[0, 2\^32\)"),
     ],
 )
 def test_mistakes_name_the_field_and_what_is_allowed(
@@ -122,6 +124,15 @@ def test_explains_command_line_mistakes() -> None:
     argv = ["main.py", f"--config={ROOT}/configs/s2mlp_digits.py", "--config.model.shfit=e"]
     assert "Allowed there: " in config_lib.explain_flags(argv, AttributeError("x"))
     assert config_lib.explain_flags(["main.py"], KeyError("culprit")) == "culprit"
+
+
+def test_a_typo_inside_a_config_file_is_an_error(tmp_path: pathlib.Path) -> None:
+    for line in ("config.optimizer.warmup_epoch = 1.0", "config.model.dephth = 3"):
+        path = tmp_path / "typo.py"
+        text = (ROOT / "configs/s2mlp_digits.py").read_text()
+        path.write_text(text.replace("    return config", f"    {line}\n    return config"))
+        with pytest.raises((AttributeError, KeyError), match=line.split()[0].split(".")[-1]):
+            load_config(str(path))
 
 
 def test_config_stays_locked() -> None:

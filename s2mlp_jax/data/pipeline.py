@@ -60,11 +60,8 @@ def train_batches(
         return stream[step * batch_size + int(positions[offset])]
 
     last = len(stream) // batch_size
-    batches = grain.MapDataset.range(start_step * local, last * local).map(element).batch(local)
-    options = grain.ReadOptions(
-        num_threads=num_threads, prefetch_buffer_size=prefetch if num_threads else 0
-    )
-    yield from batches.to_iter_dataset(options)
+    elements = grain.MapDataset.range(start_step * local, last * local).map(element)
+    yield from _batched(elements, local, num_threads, prefetch)
 
 
 def eval_batches(
@@ -90,11 +87,18 @@ def eval_batches(
             "mask": np.bool_(position < len(split)),
         }
 
-    batches = grain.MapDataset.range(steps * local).map(element).batch(local)
-    options = grain.ReadOptions(
-        num_threads=num_threads, prefetch_buffer_size=2 if num_threads else 0
-    )
-    yield from batches.to_iter_dataset(options)
+    elements = grain.MapDataset.range(steps * local).map(element)
+    yield from _batched(elements, local, num_threads, prefetch=2)
+
+
+def _batched(
+    elements: grain.MapDataset, batch_size: int, num_threads: int, prefetch: int
+) -> grain.IterDataset:
+    """Makes elements in `num_threads` threads, in order, some batches ahead."""
+    # Prefetching before batching: else a thread makes a whole batch, and few are at work.
+    ahead = prefetch * batch_size if num_threads else 0
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)
+    return elements.to_iter_dataset(options).batch(batch_size)
 
 
 def _synthetic_batch(split: Split, positions: np.ndarray) -> Batch:

@@ -112,9 +112,13 @@ def prepare(name: str, data_dir: str, download: bool) -> None:
         tfds.disable_progress_bar()
     _check_known(name)
     builder = tfds.builder(name, data_dir=str(directory), file_format="array_record")
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-    )
+    try:
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
+    except Exception:
+        if _find(name, directory) is None:  # else another run was quicker
+            raise
 
 
 def open_split(name: str, split: str, data_dir: str = "", cache: bool = False) -> Split:

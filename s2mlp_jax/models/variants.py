@@ -44,7 +44,7 @@ class Variant:
 
 
 VARIANTS: dict[str, Variant] = {
-    # Table 1: "wide" follows Mixer-B, "deep" follows ResMLP-36 and takes its affine.
+    # Table 2: "wide" follows Mixer-B, "deep" follows ResMLP-36 and takes its affine.
     "s2mlp_wide": Variant(depth=12, dim=768),
     "s2mlp_deep": Variant(depth=36, dim=384, norm="affine"),
     # Ours, for small images: 16 tokens of 2x2 pixels, and 64 tokens of 4x4 pixels.
