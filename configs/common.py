@@ -41,7 +41,7 @@ def get_config(model: str = "s2mlp_wide") -> ml_collections.ConfigDict:
     data.mean = (0.485, 0.456, 0.406)  # of pixels in [0, 1], a channel [DeiT]
     data.std = (0.229, 0.224, 0.225)
     data.num_threads = 16  # that decode and augment [ours]
-    data.prefetch = 2  # batches prepared ahead [ours]
+    data.prefetch = 2  # batches prepared ahead, at least one a thread [ours]
 
     config.train = train = ml_collections.ConfigDict()
     train.batch_size = 1024  # global: over all devices and accumulation steps [S2]

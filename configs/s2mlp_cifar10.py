@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.eval_crop_ratio = 1.0
     config.data.mean = (0.4914, 0.4822, 0.4465)
     config.data.std = (0.2470, 0.2435, 0.2616)
-    config.data.num_threads = 4
+    config.data.num_threads = 2
 
     config.train.batch_size = 256
     config.train.epochs = 100.0

@@ -21,7 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.eval_crop_ratio = 1.0
     config.data.mean = (0.3,)  # of the training images: 0.3053, 0.3762
     config.data.std = (0.38,)
-    config.data.num_threads = 2
+    config.data.num_threads = 1
 
     config.train.batch_size = 64
     config.train.epochs = 30.0

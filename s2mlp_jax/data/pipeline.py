@@ -37,7 +37,7 @@ def train_batches(
       positions: the positions within the global batch that this process holds.
       start_step: batches to pass over; they are skipped, not read.
       num_threads: that read and augment; 0 does all in the calling thread.
-      prefetch: batches to prepare ahead.
+      prefetch: batches to prepare ahead; each thread prepares one in any case.
 
     Yields:
       image (len(positions), image_size, image_size, c) uint8 and label (len(positions),) int32.
@@ -94,11 +94,12 @@ def eval_batches(
 def _batched(
     elements: grain.MapDataset, batch_size: int, num_threads: int, prefetch: int
 ) -> grain.IterDataset:
-    """Makes elements in `num_threads` threads, in order, some batches ahead."""
-    # Prefetching before batching: else a thread makes a whole batch, and few are at work.
-    ahead = prefetch * batch_size if num_threads else 0
+    """Makes batches in `num_threads` threads, in order, at least `prefetch` ahead."""
+    # A thread makes a whole batch, so that it hands over once a batch and not once an image.
+    # Fewer batches ahead than threads would leave threads idle.
+    ahead = max(prefetch, num_threads) if num_threads else 0
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)
-    return elements.to_iter_dataset(options).batch(batch_size)
+    return elements.batch(batch_size).to_iter_dataset(options)
 
 
 def _synthetic_batch(split: Split, positions: np.ndarray) -> Batch:
