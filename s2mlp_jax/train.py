@@ -207,9 +207,7 @@ def _train(
             state, metrics = train_step(state, batch, run.key)
             log.add(step, metrics)
             progress.advance()
-            # A step late, while the device is busy with this one. Waiting for it also keeps
-            # the host from running ahead and filling the device's memory with batches.
-            log.catch_up(step - 1)
+            log.catch_up(step - 1)  # a step late, while the device is busy with this one
 
             stopping = stop.reached(step)
             evaluating = run.is_due(step, config.eval.every_epochs)

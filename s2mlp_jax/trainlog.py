@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
+# Steps that the host may run ahead of the device: each holds a batch in the device's memory.
+_IN_FLIGHT = 4
+
 
 class NonFiniteLossError(FloatingPointError):
     """The loss or the gradient became NaN or infinite."""
@@ -47,7 +50,25 @@ class TrainLog:
         self._pending.append((step, metrics))
 
     def catch_up(self, step: int) -> None:
-        """Waits for the metrics of all steps up to this one, and writes its line if it is due.
+        """Writes the line of a step if one is due; waits for the device then, or if it is behind.
+
+        Raises:
+          NonFiniteLossError: as `fetch` does.
+        """
+        due = step > self._written and self._is_due(step)
+        if due or len(self._pending) > _IN_FLIGHT:
+            self.fetch(step)
+        if due:
+            now = time.perf_counter()  # the next step runs while this one's line is written
+            seconds, self._lap_start = now - self._lap_start, now
+            averages = {name: float(np.mean(values)) for name, values in self.unwritten.items()}
+            rate = (step - self._written) * self._images_per_step / seconds
+            self._write(step, {**averages, "images_per_second": rate})
+            self.unwritten = {}
+            self._written = step
+
+    def fetch(self, step: int) -> None:
+        """Waits for the metrics of all steps up to this one.
 
         Raises:
           NonFiniteLossError: at the first step whose loss or gradient is NaN or infinite.
@@ -60,18 +81,11 @@ class TrainLog:
                 value = self.unwritten[name][-1]
                 if not math.isfinite(value):
                     raise NonFiniteLossError(f"train/{name} is {value} at step {at}")
-        if step > self._written and self._is_due(step):
-            now = time.perf_counter()  # the next step runs while this one's line is written
-            seconds, self._lap_start = now - self._lap_start, now
-            averages = {name: float(np.mean(values)) for name, values in self.unwritten.items()}
-            rate = (step - self._written) * self._images_per_step / seconds
-            self._write(step, {**averages, "images_per_second": rate})
-            self.unwritten = {}
-            self._written = step
 
     @contextlib.contextmanager
     def paused(self, step: int) -> Iterator[None]:
         """Stops the clock around something that is not training, after a step."""
+        self.fetch(step)
         self.catch_up(step)
         paused_at = time.perf_counter()
         yield

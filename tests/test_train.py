@@ -259,7 +259,7 @@ def test_log_averages_fetches_late_and_finds_the_first_bad_step() -> None:
     bad = make(0, {})
     bad.add(1, {"loss": jnp.ones(()), "grad_norm": jnp.asarray(float("inf"))})
     with pytest.raises(NonFiniteLossError, match="train/grad_norm is inf at step 1"):
-        bad.catch_up(1)
+        bad.fetch(1)
 
 
 def test_batches_that_do_not_divide_are_refused() -> None:
