@@ -98,6 +98,8 @@ def local_positions(layout: Layout, batch_size: int) -> np.ndarray:
 
 def shard_batch(layout: Layout, batch: typing.Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """Puts this process's part of a global batch on its devices."""
+    if jax.process_count() == 1:  # the same, and quicker where a step takes milliseconds
+        return jax.device_put(dict(batch), layout.batch)
     # This transfer is meant, but with several processes jax takes it for an accident.
     with jax.transfer_guard_host_to_device("allow"):
         return {
