@@ -19,7 +19,6 @@ from s2mlp_jax.metrics import MetricsWriter, read_metrics
 from s2mlp_jax.train import train_and_evaluate
 from tests.helpers import assert_same_run, read_lines, tiny_config
 
-
 # A restore that fails leaves a future behind in Orbax whose error nobody reads. When it is
 # collected, at some later moment, Python reports that; it is not ours to fail on.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
