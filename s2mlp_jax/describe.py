@@ -8,7 +8,6 @@ import jax
 
 from s2mlp_jax import optim, parallel
 from s2mlp_jax.experiment import Experiment
-from s2mlp_jax.models.cost import variant_macs
 
 
 def start(run: Experiment, step: int) -> Iterator[str]:
@@ -17,12 +16,9 @@ def start(run: Experiment, step: int) -> Iterator[str]:
     data, train = config.data, config.train
     params = run.abstract_state().params
     parameters = sum(x.size for x in jax.tree.leaves(params))
-    macs = variant_macs(
-        run.model.variant, data.image_size, run.model.num_classes, run.train_split.channels
-    )
     yield (
-        f"model     {config.model.name}: {parameters:,} parameters, {macs:,} multiply-accumulates "
-        f"per {data.image_size}x{data.image_size} image"
+        f"model     {config.model.name}: {parameters:,} parameters, "
+        f"{run.macs_per_image:,} multiply-accumulates per {data.image_size}x{data.image_size} image"
     )
     yield (
         f"data      {run.train_split.name}: {len(run.train_split):,} images, "

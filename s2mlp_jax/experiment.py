@@ -14,6 +14,7 @@ from s2mlp_jax.data import sources
 from s2mlp_jax.data.pipeline import Batch, eval_batches, train_batches
 from s2mlp_jax.evaluate import EvalStep, evaluate, make_eval_step
 from s2mlp_jax.models.backbone import Backbone
+from s2mlp_jax.models.cost import variant_macs
 from s2mlp_jax.state import TrainState, create_state
 
 
@@ -38,6 +39,16 @@ class Experiment:
     total_steps: int
     steps_per_epoch: float
     key: jax.Array
+
+    @property
+    def macs_per_image(self) -> int:
+        """Multiply-accumulates of one image's forward pass."""
+        return variant_macs(
+            self.model.variant,
+            self.config.data.image_size,
+            self.model.num_classes,
+            self.train_split.channels,
+        )
 
     def abstract_state(self) -> TrainState:
         """Returns the shapes, dtypes and shardings of the state, without the state."""

@@ -19,7 +19,6 @@ from s2mlp_jax.data.mix import normalize, smooth_labels
 from s2mlp_jax.experiment import Experiment, create_experiment
 from s2mlp_jax.metrics import MetricsWriter
 from s2mlp_jax.models.backbone import Backbone
-from s2mlp_jax.models.cost import variant_macs
 from s2mlp_jax.progress import Progress, say
 from s2mlp_jax.signals import StopRequest
 from s2mlp_jax.state import TrainState, update_ema
@@ -221,8 +220,9 @@ def _train(
                         if writer:
                             writer.write(step, record["last_eval"])
                         progress.tell(step, describe.eval_figures(record["last_eval"]))
-                    if saving or (score is not None and score > record["best_score"]):
-                        record["best_score"] = max(record["best_score"], score or -1.0)
+                        if score > record["best_score"]:
+                            record["best_score"], saving = score, True
+                    if saving:
                         save(step, score)
             if step == total_steps:
                 break
@@ -259,11 +259,5 @@ def _mfu(run: Experiment, averages: dict[str, float]) -> dict[str, float]:
     peak = parallel.peak_flops(devices.flat[0])
     if peak is None:
         return {}
-    macs = variant_macs(
-        run.model.variant,
-        run.config.data.image_size,
-        run.model.num_classes,
-        run.train_split.channels,
-    )
     # Two operations a multiply-accumulate; the backward pass costs twice the forward pass.
-    return {"mfu": averages["images_per_second"] * 6 * macs / (peak * devices.size)}
+    return {"mfu": averages["images_per_second"] * 6 * run.macs_per_image / (peak * devices.size)}
