@@ -127,8 +127,8 @@ def _within(start: jax.Array, stop: jax.Array, size: int) -> jax.Array:
     return (place >= start[:, None]) & (place < stop[:, None])
 
 
-def _box(top: jax.Array, bottom: jax.Array, left: jax.Array, right: jax.Array, h: int, w: int):  # noqa: ANN202
-    rows, columns = _within(top, bottom, h), _within(left, right, w)
+def _box(rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """(b, h) and (b, w) -> (b, h, w, 1): which pixels lie in both."""
     return rows[:, :, None, None] & columns[:, None, :, None]
 
 
@@ -158,7 +158,8 @@ def erase(key: jax.Array, images: jax.Array, augmentation: Augmentation) -> jax.
         return jnp.floor(jax.random.uniform(key, (b,)) * (room + 1)).astype(jnp.int32)
 
     top, left = place(keys[3], h - height), place(keys[4], w - width)
-    box = _box(top, top + height, left, left + width, h, w) & erased[:, None, None, None]
+    box = _box(_within(top, top + height, h), _within(left, left + width, w))
+    box &= erased[:, None, None, None]
     return jnp.where(box, jax.random.normal(keys[5], images.shape), images)
 
 
@@ -191,7 +192,7 @@ def mix(
         return jnp.clip(center - half, 0, size)[None], jnp.clip(center + half, 0, size)[None]
 
     (top, bottom), (left, right) = edges(keys[3], h), edges(keys[4], w)
-    box = _box(top, bottom, left, right, h, w)
+    box = _box(_within(top, bottom, h), _within(left, right, w))
     weight = jnp.where(cut, jnp.where(box, 0.0, 1.0), kept)  # (1, h, w, 1)
     kept = jnp.where(cut, 1.0 - ((bottom - top) * (right - left))[0] / (h * w), kept)
     images = images * weight + _neighbours(images) * (1.0 - weight)
