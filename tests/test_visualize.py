@@ -26,7 +26,8 @@ def test_augment_draws_a_row_an_operation(tmp_path: pathlib.Path) -> None:
     for name in OPERATIONS:
         assert (shown[name] != shown["evaluation"]).any(), name
     figure.savefig(tmp_path / "page.png")
-    assert Image.open(tmp_path / "page.png").size[0] > 1000
+    with Image.open(tmp_path / "page.png") as page:
+        assert page.width > 1000
 
 
 def test_a_folder_without_images_is_named(
