@@ -114,6 +114,17 @@ def prepare(name: str, data_dir: str, download: bool) -> None:
     build(name, directory)
 
 
+def require_tensorflow(name: str) -> None:
+    """Imports TensorFlow, or raises a ValueError that says what needs it."""
+    try:
+        import_tensorflow()
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"Preparing data set {name!r} needs TensorFlow: pip install tensorflow-cpu. "
+            "Or copy a folder prepared elsewhere into the folder of prepared data."
+        ) from error
+
+
 def build(name: str, directory: epath.Path, manual_dir: str = "") -> None:
     """Lets TFDS prepare a data set as ArrayRecord files; this may use the network.
 
@@ -125,17 +136,11 @@ def build(name: str, directory: epath.Path, manual_dir: str = "") -> None:
     Raises:
       ValueError: unknown name, or TensorFlow is not installed.
     """
-    try:
-        import_tensorflow()
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"Preparing data set {name!r} needs TensorFlow: pip install tensorflow-cpu. "
-            f"Or copy a folder prepared elsewhere to {directory / name}."
-        ) from error
+    require_tensorflow(name)
+    check_known(name)
     if name in EMBEDDED:
         importlib.import_module(EMBEDDED[name])  # registers it
         tfds.disable_progress_bar()
-    check_known(name)
     builder = tfds.builder(name, data_dir=str(directory), file_format="array_record")
     try:
         builder.download_and_prepare(

@@ -83,7 +83,9 @@ def _count_in_class_tars(path: pathlib.Path, members: list[tarfile.TarInfo]) -> 
         for member in members:
             part = tar.extractfile(member)
             if part is None:
-                raise ValueError(f"{member.name} in {path} is no file, but a tar a class belongs there.")
+                raise ValueError(
+                    f"{member.name} in {path} is no file, but a tar a class belongs there."
+                )
             count += len(_members(part, member.size, f"{member.name} in {path}"))
     return count
 
