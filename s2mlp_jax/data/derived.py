@@ -5,6 +5,7 @@ Each is a data set of its own, written once, so that training reads only what it
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -187,11 +188,17 @@ def _forecast(
     splits = converter.builder.info.splits
     total = sum(split.num_examples for split in splits.values())
     records = converter.records(max(splits, key=lambda name: splits[name].num_examples))
+
+    def reduce(record: dict[str, typing.Any]) -> dict[str, typing.Any]:
+        with contextlib.suppress(ValueError):  # a broken image stops the writing, if it is kept
+            return converter.reduce(record)
+        return record
+
     indices = np.linspace(0, len(records) - 1, min(_SAMPLES, len(records))).astype(int)
     start = time.perf_counter()
     read = list(pool.map(records.__getitem__, map(int, indices)))
     middle = time.perf_counter()
-    reduced = list(pool.map(converter.reduce, read))
+    reduced = list(pool.map(reduce, read))
     end = time.perf_counter()
     part = converter.kept_part
     mean_bytes = float(np.mean([len(record[converter.image_key]) for record in reduced])) + 200
