@@ -1,7 +1,10 @@
 """Data: the embedded set, the order of the stream, augmentation, padding, and what goes wrong."""
 
+import collections
+import dataclasses
 import hashlib
 import io
+import itertools
 import os
 import pathlib
 
@@ -12,7 +15,9 @@ from PIL import Image
 from s2mlp_jax.data import sources
 from s2mlp_jax.data.augment import Crops, decode, eval_view, train_view
 from s2mlp_jax.data.pipeline import eval_batches, train_batches
+from s2mlp_jax.experiment import create_experiment
 from tests.data_sets import CIFAR_TEST, IMAGENET_TRAIN
+from tests.helpers import tiny_config
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -241,3 +246,52 @@ def test_data_dir_from_the_environment() -> None:
     assert str(sources.resolve_data_dir("")) == os.environ["TFDS_DATA_DIR"]
     assert str(sources.resolve_data_dir("~/x")) == os.path.expanduser("~/x")
     assert str(sources.resolve_data_dir("gs://bucket/x")) == "gs://bucket/x"
+
+
+def test_repeated_augmentation_gives_three_views_in_a_batch() -> None:
+    split = sources.open_split("digits", "train")
+    batch_size, size = 32, len(split)
+
+    def indices(repeats: int, steps: int) -> list[list[int]]:
+        """The records of each batch, told by the label's place being the record's number."""
+        numbered = dataclasses.replace(split, source=_Numbered(split.source))
+        batches = train_batches(
+            numbered, crops(), 0, batch_size, np.arange(batch_size), repeats, num_threads=0
+        )
+        return [list(next(batches)["label"]) for _ in range(steps)]
+
+    distinct = -(-batch_size // 3)
+    batches = indices(3, steps=2 * size // distinct)
+    for batch in batches:
+        views = collections.Counter(batch)
+        assert len(views) == distinct == 11
+        assert sorted(views.values()) == [2] + [3] * 10  # 32 is not a multiple of 3
+        assert all(a != b for a, b in itertools.pairwise(batch))  # mixed in pairs
+    # Every image comes before any comes again: three epochs' steps make one round.
+    first = [number for batch in batches for number in dict.fromkeys(batch)][:size]
+    assert sorted(first) == list(range(size))
+    # Without it a batch has as many images as places; an epoch's length is not touched by it.
+    assert len(set(indices(1, steps=1)[0])) == batch_size
+    one, three = (create_experiment(tiny_config(data__repeats=repeats)) for repeats in (1, 3))
+    assert one.steps_per_epoch == three.steps_per_epoch
+
+
+def test_views_of_an_image_differ() -> None:
+    split = sources.open_split("digits", "train")
+    batches = train_batches(split, crops(), 0, 33, np.arange(33), repeats=3, num_threads=0)
+    views = next(batches)["image"].reshape(3, 11, -1)
+    differ = (views[0] != views[1]).any(-1) | (views[1] != views[2]).any(-1)
+    assert differ.mean() > 0.8  # nine places of the crop, so two in a ninth of the cases agree
+
+
+class _Numbered:
+    """A source whose labels are the records' numbers."""
+
+    def __init__(self, source: sources.Source) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict:
+        return {**self._source[index], "label": int(index)}

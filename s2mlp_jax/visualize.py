@@ -1,0 +1,141 @@
+"""Pictures, so that a person can look.
+
+  python -m s2mlp_jax.visualize augment --output=augment.png [--images=FOLDER] [--config=...]
+
+`augment` draws a page of what training does to images, one row an operation.
+"""
+
+import argparse
+import pathlib
+import sys
+import typing
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from s2mlp_jax import config as config_lib
+from s2mlp_jax.data import mix, randaugment
+from s2mlp_jax.data.augment import decode, eval_view, train_view
+
+if typing.TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_COLUMNS = 8
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def load_images(folder: str) -> list[np.ndarray]:
+    """Returns up to eight images (h, w, 3) uint8 of a folder; scikit-learn's two for "".
+
+    Raises:
+      ValueError: no such folder, or no image in it.
+    """
+    if not folder:
+        from sklearn.datasets import load_sample_images
+
+        return load_sample_images().images
+    files = [p for p in sorted(pathlib.Path(folder).glob("*")) if p.suffix.lower() in _SUFFIXES]
+    if not files:
+        raise ValueError(f"There are no images ({', '.join(_SUFFIXES)}) in the folder {folder!r}.")
+    return [
+        decode({"image": path.read_bytes(), "index": path.name}, 3, folder)
+        for path in files[:_COLUMNS]
+    ]
+
+
+def augment(
+    config: ml_collections.ConfigDict, images: Sequence[np.ndarray], seed: int = 0
+) -> "Figure":
+    """Draws what the recipe of a config does to images: a row an operation, a column an image.
+
+    The rows are the evaluation's view, the host's training view, each operation of RandAugment
+    at the recipe's magnitude (to both sides by turns), then RandAugment, erasing, mixup and
+    cutmix as drawn in training, and at last all of it together.
+
+    Args:
+      config: completed, of a data set of colour images.
+      images: (h, w, 3) uint8 each, any size.
+    """
+    crops, recipe = config_lib.make_crops(config), config_lib.make_augmentation(config)
+    mean, std = config.data.mean, config.data.std
+    fill = [round(255 * value) for value in mean]
+    images = [images[i % len(images)] for i in range(_COLUMNS)]
+    seen = jnp.asarray(np.stack([eval_view(image, crops) for image in images]))
+    rng = np.random.default_rng(seed)
+    train = jnp.asarray(np.stack([train_view(image, crops, rng) for image in images]))
+    key = jax.random.key(seed)
+
+    def off(**on: float) -> mix.Augmentation:
+        """The recipe with nothing but these."""
+        none = {"randaugment_ops": 0, "erasing_prob": 0.0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0}
+        fields = {**vars(recipe), **none, **on}
+        return mix.Augmentation(**fields)
+
+    def drawn(images: jax.Array, augmentation: mix.Augmentation) -> np.ndarray:
+        batch = {"image": images, "label": jnp.arange(_COLUMNS)}
+        pixels, _ = jax.jit(mix.training_batch, static_argnums=range(2, 7))(
+            key, batch, augmentation, mean, std, _COLUMNS, 0.0
+        )
+        return np.clip(np.asarray(pixels) * np.asarray(std) + np.asarray(mean), 0, 1)
+
+    rows: dict[str, typing.Any] = {"evaluation": seen, "training crop, flip": train}
+    level = jnp.full(_COLUMNS, recipe.randaugment_magnitude)
+    negate = jnp.arange(_COLUMNS) % 2 == 1
+    apply = jax.jit(
+        lambda operation: randaugment.apply_operations(seen, operation, level, negate, fill)
+    )
+    for i, name in enumerate(randaugment.OPERATIONS):
+        rows[name] = apply(jnp.full(_COLUMNS, i))
+    rows["RandAugment"] = drawn(seen, off(randaugment_ops=recipe.randaugment_ops))
+    rows["erasing, each image"] = drawn(seen, off(erasing_prob=1.0))
+    rows["mixup"] = drawn(seen, off(mixup_alpha=recipe.mixup_alpha))
+    rows["cutmix"] = drawn(seen, off(cutmix_alpha=recipe.cutmix_alpha))
+    rows["the whole recipe"] = drawn(train, recipe)
+    return _page(rows)
+
+
+def _page(rows: dict[str, typing.Any]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    height, width = next(iter(rows.values())).shape[1:3]
+    figure = Figure(figsize=(1.1 * _COLUMNS + 2, 1.1 * len(rows) * height / width))
+    axes = figure.subplots(len(rows), _COLUMNS, squeeze=False)
+    for (name, images), line in zip(rows.items(), axes, strict=True):
+        for image, ax in zip(np.asarray(images), line, strict=True):
+            ax.imshow(image, interpolation="nearest")
+            ax.set_xticks([])
+            ax.set_yticks([])
+            ax.spines[:].set_visible(False)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+    figure.subplots_adjust(
+        left=0.17, right=0.995, top=0.995, bottom=0.005, wspace=0.04, hspace=0.04
+    )
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draws one picture; what is wrong with the arguments is one line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("picture", choices=["augment"])
+    parser.add_argument("--output", required=True, metavar="FILE", help="PNG, SVG or PDF")
+    parser.add_argument("--images", default="", metavar="FOLDER", help="else two photographs")
+    parser.add_argument("--config", default="configs/s2mlp_wide.py", help="whose recipe")
+    parser.add_argument("--seed", type=int, default=0)
+    flags = parser.parse_args(argv)
+    try:
+        config = config_lib.load_config(flags.config)
+        augment(config, load_images(flags.images), flags.seed).savefig(flags.output, dpi=150)
+    except ModuleNotFoundError as error:
+        sys.exit(f"Error: pictures need {error.name}: pip install matplotlib -c constraints.txt")
+    except ValueError as error:
+        sys.exit(f"Error: {error}")
+    print(f"Wrote {flags.output}")
+
+
+if __name__ == "__main__":
+    main()
