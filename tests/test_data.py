@@ -225,7 +225,7 @@ def test_missing_data_sets_say_what_to_do(tmp_path: pathlib.Path) -> None:
     with pytest.raises(ValueError, match=f"'mnist' is not prepared in {here}.*data.download=True"):
         sources.open_split("mnist", "train", here)
     with pytest.raises(
-        ValueError, match=f"in {here}.*by hand.*tfds build imagenet2012.*--manual_dir"
+        ValueError, match=f"in {here}.*by hand.*data.prepare imagenet2012 .*--manual_dir"
     ):
         sources.open_split("imagenet2012", "train", here)
     with pytest.raises(ValueError, match="Unknown data set 'cifar11'.*Did you mean cifar10"):

@@ -5,25 +5,29 @@ TensorFlow, and a download only happens if the caller asks for one.
 """
 
 import dataclasses
-import difflib
 import importlib
 import os
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
 from s2mlp_jax.data.augment import decode
+from s2mlp_jax.data.names import EMBEDDED, check_known, not_prepared
 from s2mlp_jax.quiet_tensorflow import import_tensorflow
 
-# Data sets that are prepared without a download, on first use: name -> builder's module.
-_EMBEDDED = {"digits": "s2mlp_jax.data.digits"}
+# Features by which data sets name their records, the first that is there.
+_NAMES = ("file_name", "filename", "image/filename", "id", "image_id")
 
 
 class Source(typing.Protocol):
-    """Random access to records {"image": bytes or (h, w, c) uint8, "label": int, "index": int}."""
+    """Random access to records.
+
+    One is {"image": bytes or (h, w, c) uint8, "label": int, "index": its number, "key": the name
+    that the data set knows it by, such as "n02105855_2933.JPEG", else the number as a string}.
+    """
 
     def __len__(self) -> int: ...
 
@@ -41,6 +45,7 @@ class Split:
       channels: of the images, 1 or 3.
       class_names: one a label.
       path: folder of the files.
+      metadata: what the data set records about itself, such as the short side of its images.
     """
 
     name: str
@@ -49,26 +54,32 @@ class Split:
     channels: int
     class_names: tuple[str, ...]
     path: str
+    metadata: Mapping[str, typing.Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.source)
 
 
 class _Records:
-    """TFDS records reduced to the image's encoded bytes and the label."""
+    """TFDS records reduced to the image's encoded bytes, the label and the record's name."""
 
-    def __init__(self, source: Sequence[dict], image_key: str, label_key: str) -> None:
-        self._source, self._image_key, self._label_key = source, image_key, label_key
+    def __init__(
+        self, source: Sequence[dict], image_key: str, label_key: str, name_key: str | None
+    ) -> None:
+        self._source, self._name_key = source, name_key
+        self._image_key, self._label_key = image_key, label_key
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict[str, typing.Any]:
         record = self._source[int(index)]
+        name = record[self._name_key] if self._name_key else b"%d" % index
         return {
             "image": record[self._image_key],
             "label": int(record[self._label_key]),
             "index": int(index),
+            "key": name.decode(errors="replace"),
         }
 
 
@@ -98,26 +109,47 @@ def prepare(name: str, data_dir: str, download: bool) -> None:
     Does nothing if it is there already. To be called by one process before any opens it.
     """
     directory = resolve_data_dir(data_dir)
-    if (name not in _EMBEDDED and not download) or _find(name, directory) is not None:
+    if (name not in EMBEDDED and not download) or find(name, directory) is not None:
         return
+    build(name, directory)
+
+
+def require_tensorflow(name: str) -> None:
+    """Imports TensorFlow, or raises a ValueError that says what needs it."""
     try:
         import_tensorflow()
     except ModuleNotFoundError as error:
         raise ValueError(
             f"Preparing data set {name!r} needs TensorFlow: pip install tensorflow-cpu. "
-            f"Or copy a folder prepared elsewhere to {directory / name}."
+            "Or copy a folder prepared elsewhere into the folder of prepared data."
         ) from error
-    if name in _EMBEDDED:
-        importlib.import_module(_EMBEDDED[name])  # registers it
+
+
+def build(name: str, directory: epath.Path, manual_dir: str = "") -> None:
+    """Lets TFDS prepare a data set as ArrayRecord files; this may use the network.
+
+    Args:
+      name: of the data set.
+      directory: of the prepared data sets.
+      manual_dir: folder of the files that were fetched by hand, where TFDS asks for that.
+
+    Raises:
+      ValueError: unknown name, or TensorFlow is not installed.
+    """
+    require_tensorflow(name)
+    check_known(name)
+    if name in EMBEDDED:
+        importlib.import_module(EMBEDDED[name])  # registers it
         tfds.disable_progress_bar()
-    _check_known(name)
     builder = tfds.builder(name, data_dir=str(directory), file_format="array_record")
     try:
         builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            download_config=tfds.download.DownloadConfig(
+                manual_dir=manual_dir or None, try_download_gcs=False
+            )
         )
     except Exception:
-        if _find(name, directory) is None:  # else another run was quicker
+        if find(name, directory) is None:  # else another run was quicker
             raise
 
 
@@ -133,20 +165,10 @@ def open_split(name: str, split: str, data_dir: str = "", cache: bool = False) -
     Raises:
       ValueError: data set, split or a suitable feature not there; the message says what to do.
     """
-    directory = resolve_data_dir(data_dir)
-    builder = _find(name, directory)
-    if builder is None:
-        _check_known(name)
-        raise ValueError(_not_prepared(name, directory))
+    builder = open_builder(name, data_dir)
     info = builder.info
-    if info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
-        raise ValueError(
-            f"Data set {name!r} in {info.data_dir} is stored as {info.file_format.value}, which "
-            "has no random access. Convert it: python -m tensorflow_datasets.scripts.cli.main "
-            f"convert_format --dataset_dir={info.data_dir} --out_file_format=array_record"
-        )
-    image_key = _only_feature(name, info, tfds.features.Image)
-    label_key = _only_feature(name, info, tfds.features.ClassLabel)
+    image_key = only_feature(info, tfds.features.Image)
+    label_key = only_feature(info, tfds.features.ClassLabel)
     try:
         records = builder.as_data_source(
             split=split, decoders={image_key: tfds.decode.SkipDecoding()}
@@ -158,7 +180,9 @@ def open_split(name: str, split: str, data_dir: str = "", cache: bool = False) -
     channels = info.features[image_key].shape[-1] or 3
     label = info.features[label_key]
     title = f"{info.full_name} {split}"
-    source: Source = _Records(records, image_key, label_key)
+    texts = [k for k, f in info.features.items() if isinstance(f, tfds.features.Text)]
+    name_key = next((key for key in _NAMES if key in texts), None)
+    source: Source = _Records(records, image_key, label_key, name_key)
     return Split(
         name=title,
         source=_Cached(source, title, channels) if cache else source,
@@ -166,7 +190,29 @@ def open_split(name: str, split: str, data_dir: str = "", cache: bool = False) -
         channels=channels,
         class_names=tuple(label.names),
         path=str(info.data_dir),
+        metadata=dict(info.metadata or {}),
     )
+
+
+def open_builder(name: str, data_dir: str = "") -> tfds.core.DatasetBuilder:
+    """Finds a prepared data set with random access.
+
+    Raises:
+      ValueError: it is not there, or in another file format; the message says what to do.
+    """
+    directory = resolve_data_dir(data_dir)
+    builder = find(name, directory)
+    if builder is None:
+        check_known(name)
+        raise ValueError(not_prepared(name, directory))
+    info = builder.info
+    if info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
+        raise ValueError(
+            f"Data set {name!r} in {info.data_dir} is stored as {info.file_format.value}, which "
+            "has no random access. Convert it: python -m tensorflow_datasets.scripts.cli.main "
+            f"convert_format --dataset_dir={info.data_dir} --out_file_format=array_record"
+        )
+    return builder
 
 
 class _Noise:
@@ -182,7 +228,8 @@ class _Noise:
         return self._length
 
     def __getitem__(self, index: int) -> dict[str, typing.Any]:
-        return {"image": self._image, "label": int(index) % 1000, "index": int(index)}
+        index = int(index)
+        return {"image": self._image, "label": index % 1000, "index": index, "key": str(index)}
 
 
 def synthetic_split(image_size: int, length: int) -> Split:
@@ -191,48 +238,22 @@ def synthetic_split(image_size: int, length: int) -> Split:
     return Split("synthetic", _Noise(length, image_size), 1000, 3, names, "(memory)")
 
 
-def _find(name: str, directory: epath.Path) -> tfds.core.DatasetBuilder | None:
+def find(name: str, directory: epath.Path) -> tfds.core.DatasetBuilder | None:
+    """Returns the builder of a data set's files, None if it is not prepared."""
     try:
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=str(directory))
     except tfds.core.registered.DatasetNotFoundError:
         return None
 
 
-def _check_known(name: str) -> None:
-    """Raises a ValueError if neither we nor TFDS know a data set of that name."""
-    known = {*_EMBEDDED, *tfds.list_builders(with_community_datasets=False)}
-    base = name.split("/")[0].split(":")[0]
-    if base not in known:
-        close = difflib.get_close_matches(base, known, n=3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise ValueError(
-            f"Unknown data set {name!r}: neither digits, synthetic, nor a name of "
-            f"TensorFlow Datasets (https://www.tensorflow.org/datasets/catalog).{hint}"
-        )
-
-
-def _not_prepared(name: str, directory: epath.Path) -> str:
-    start = f"Data set {name!r} is not prepared in {directory} (data.data_dir). "
-    builder_cls = tfds.builder_cls(name.split("/")[0].split(":")[0])
-    if builder_cls.MANUAL_DOWNLOAD_INSTRUCTIONS:
-        return (
-            f"{start}Its files must be fetched by hand. Then run: tfds build {name} "
-            f"--file_format=array_record --data_dir={directory} --manual_dir=FOLDER_OF_THE_FILES"
-        )
-    return (
-        f"{start}To download and prepare it, add --config.data.download=True, or run: "
-        f"tfds build {name} --file_format=array_record --data_dir={directory}"
-    )
-
-
-def _only_feature(name: str, info: tfds.core.DatasetInfo, kind: type) -> str:
+def only_feature(info: tfds.core.DatasetInfo, kind: type) -> str:
     """Returns the key of the feature of that kind; of several, the supervised one."""
     keys = [key for key, feature in info.features.items() if isinstance(feature, kind)]
     supervised = [key for key in keys if key in (info.supervised_keys or ())]
     if len(keys) != 1 and len(supervised) != 1:
         listed = ", ".join(f"{k}: {type(f).__name__}" for k, f in info.features.items())
         raise ValueError(
-            f"Data set {name!r} needs one {kind.__name__} feature, or a supervised pair "
+            f"Data set {info.name!r} needs one {kind.__name__} feature, or a supervised pair "
             f"that names one; it has {listed}."
         )
     return supervised[0] if len(supervised) == 1 else keys[0]

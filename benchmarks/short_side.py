@@ -1,0 +1,116 @@
+"""What a copy of ImageNet with a small short side costs in quality, and what it saves.
+
+  python -m benchmarks.short_side --data_dir=DATA
+
+DATA holds a prepared imagenet2012. Its first images are reduced as `s2mlp_jax.data.prepare
+--short_side` does it, at several qualities. Views for the model made of them are compared with
+the same views made of the originals: the evaluation's, and random resized crops.
+"""
+
+import io
+import time
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import common
+from s2mlp_jax.data import sources
+from s2mlp_jax.data.augment import decode
+from s2mlp_jax.data.reduce import encoder, reduce_image
+
+_SIZE, _SHORT = 224, 256  # pixels of a view; the short side before the central crop
+_SETTINGS = [(quality, subsampling) for subsampling in (2, 0) for quality in (85, 90, 95, 98)]
+_NAMES = {0: "4:4:4", 2: "4:2:0"}
+
+Box = tuple[float, float, float, float]
+
+
+def main() -> None:
+    """Measures and prints the table."""
+    parser = common.parser(__doc__, rounds=9)
+    parser.add_argument("--data_dir", default="")
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--short_side", type=int, default=256)
+    arguments = parser.parse_args()
+    split = sources.open_split("imagenet2012", "train", arguments.data_dir)
+    count = min(arguments.images, len(split))
+    originals = [split.source[i]["image"] for i in range(count)]
+
+    copies = {
+        f"{quality}, {_NAMES[subsampling]}": [
+            reduce_image(image, arguments.short_side, quality, subsampling) for image in originals
+        ]
+        for quality, subsampling in _SETTINGS
+    }
+    files = {"the original": originals, **copies}
+    times = common.alternate({name: _decoding(images) for name, images in files.items()},
+                             arguments.rounds)  # fmt: skip
+    changed = [i for i in range(count) if copies["95, 4:4:4"][i] is not originals[i]]
+    references = [_views(originals[i], i) for i in changed]
+    rows = []
+    for name, images in files.items():
+        cells = [name, f"{np.mean([len(image) for image in images]) / 1e3:.1f}"]
+        cells.append(common.ratio(times[name], times["the original"]))
+        if name == "the original":
+            rows.append([*cells, "", "", "", ""])
+            continue
+        differences = [
+            [view - other for view, other in zip(_views(images[i], i), reference, strict=True)]
+            for i, reference in zip(changed, references, strict=True)
+        ]
+        for kind in range(2):
+            errors = [difference[kind] for difference in differences]
+            cells.append(f"{np.mean([np.abs(error).mean() for error in errors]):.2f}")
+            cells.append(f"{np.mean([_psnr(error) for error in errors]):.1f}")
+        rows.append(cells)
+    columns = ["quality, colours", "kB an image", "decoding", "evaluation: error", "PSNR"]
+    columns += ["training: error", "PSNR"]
+    legend = (
+        f"{count} images, of which {len(changed)} have a short side over {arguments.short_side} "
+        f"pixels and are reduced, bicubic; {encoder()}. decoding: CPU time over the original's. "
+        "error: mean absolute difference of the view's values, of 255 levels; PSNR: in dB, mean "
+        f"over the reduced images. Views of {_SIZE} pixels, bicubic: evaluation's (short side "
+        "256, central crop) and training's (random resized crop, area 0.08 to 1, the same part)."
+    )
+    header = common.header(f"ImageNet with the short side at {arguments.short_side}")
+    common.publish([header, common.table(columns, rows), legend], arguments.output)
+
+
+def _decoding(images: list[bytes]) -> Callable[[], float]:
+    def measure() -> float:
+        start = time.process_time()
+        for image in images:
+            decode({"image": image, "index": 0, "key": ""}, 3, "")
+        return time.process_time() - start
+
+    return measure
+
+
+def _views(image: bytes, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the evaluation's view and a training view, (224, 224, 3) float."""
+    picture = Image.open(io.BytesIO(image)).convert("RGB")
+    short = min(picture.size)
+    width, height = (max(_SHORT, side * _SHORT // short) for side in picture.size)
+    left, top = (width - _SIZE) // 2, (height - _SIZE) // 2
+    whole = picture.resize((width, height), Image.Resampling.BICUBIC)
+    evaluation = whole.crop((left, top, left + _SIZE, top + _SIZE))
+    part = _part(picture.size, seed)
+    training = picture.resize((_SIZE, _SIZE), Image.Resampling.BICUBIC, box=part)
+    return np.asarray(evaluation).astype(float), np.asarray(training).astype(float)
+
+
+def _part(size: tuple[int, int], seed: int) -> Box:
+    """Draws a part of the image, the same relative one for any size."""
+    rng = np.random.default_rng(seed)
+    side = [np.sqrt(rng.uniform(0.08, 1.0)) * length for length in size]
+    left, top = (rng.uniform(0, length - part) for length, part in zip(size, side, strict=True))
+    return left, top, left + side[0], top + side[1]
+
+
+def _psnr(error: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean(error**2)))
+
+
+if __name__ == "__main__":
+    main()

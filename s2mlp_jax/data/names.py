@@ -1,0 +1,79 @@
+"""Names of data sets: which are known, and by which command one is prepared."""
+
+import difflib
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+# Prepared without a download, on first use: name -> builder's module.
+EMBEDDED = {"digits": "s2mlp_jax.data.digits"}
+
+# Made of some classes of another: name -> source. The list of the classes is `<name>.txt` here.
+SUBSETS = {"imagenet100": "imagenet2012"}
+
+
+def base_name(name: str) -> str:
+    """Returns the name without config and version: "cifar10" of "cifar10:3.0.2"."""
+    return name.split("/")[0].split(":")[0]
+
+
+def check_known(name: str) -> None:
+    """Raises a ValueError if neither we nor TFDS know a data set of that name."""
+    known = _known()
+    base = _origin(name)[0]
+    if base not in known:
+        close = difflib.get_close_matches(base, known, n=3)
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(
+            f"Unknown data set {name!r}: neither digits, imagenet100, synthetic, nor a name of "
+            "TensorFlow Datasets (https://www.tensorflow.org/datasets/catalog), nor a subset of "
+            f"your own that is prepared there.{hint}"
+        )
+
+
+def may_download(name: str) -> bool:
+    """Says whether preparing the data set from scratch may use the network."""
+    return base_name(name) not in (*EMBEDDED, "imagenet2012")
+
+
+def manual_instructions(name: str) -> str:
+    """Returns what TFDS says of the files to be fetched by hand; "" if there are none."""
+    if base_name(name) in EMBEDDED:
+        return ""
+    return tfds.builder_cls(base_name(name)).MANUAL_DOWNLOAD_INSTRUCTIONS or ""
+
+
+def not_prepared(name: str, directory: epath.Path) -> str:
+    """Returns the message for a known data set that is not there: what to run."""
+    start = f"Data set {name!r} is not prepared in {directory} (data.data_dir). "
+    base, side = _origin(name)
+    command = f"python -m s2mlp_jax.data.prepare {base if side else name} --data_dir={directory}"
+    if side:
+        return f"{start}It is made of {SUBSETS.get(base, base)}. Run: {command} --short_side={side}"
+    if base in SUBSETS:
+        return f"{start}It is made of {SUBSETS[base]}. Run: {command}"
+    if base in EMBEDDED:
+        return f"{start}Run: {command}"
+    if manual_instructions(name):
+        download = " --download" if may_download(name) else ""
+        return (
+            f"{start}Its files must be fetched by hand. Then run: {command} "
+            f"--manual_dir=FOLDER_OF_THE_FILES{download}"
+        )
+    return (
+        f"{start}To download and prepare it, add --config.data.download=True, or run: "
+        f"{command} --download"
+    )
+
+
+def _known() -> set[str]:
+    return {*EMBEDDED, *SUBSETS, *tfds.list_builders(with_community_datasets=False)}
+
+
+def _origin(name: str) -> tuple[str, str]:
+    """Splits the name of a copy: imagenet2012_256 is imagenet2012 with the short side at 256."""
+    base, known = base_name(name), _known()
+    stem, _, side = base.rpartition("_")
+    if base not in known and stem in known and side.isdigit():
+        return stem, side
+    return base, ""

@@ -1,0 +1,219 @@
+"""Prepares data sets for training.
+
+  imagenet2012 --manual_dir=TARS    ImageNet-1K from its two official tars
+  imagenet2012 --short_side=256     a smaller copy of it, imagenet2012_256
+  imagenet100                       100 of its classes, s2mlp_jax/data/imagenet100.txt
+  my_subset --wnids=my_list.txt     classes of your own choice, a name a line
+  cifar10 --download                any set of TensorFlow Datasets
+
+An interrupted one is started again by the same command. Exit codes: 0 done, or there already;
+2 bad input; 75 stopped by a signal.
+"""
+
+import argparse
+import contextlib
+import os
+import pathlib
+import re
+import resource
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+
+import tensorflow_datasets as tfds
+from absl import logging
+from etils import epath
+
+from s2mlp_jax.data import derived, names, sources, tars
+from s2mlp_jax.data.meter import Meter, duration, gigabytes, say
+from s2mlp_jax.data.reduce import JPEG_QUALITY
+from s2mlp_jax.data.workspace import alone_with, check_room, local_folder, seconds_per_byte
+
+_EXIT_BAD_INPUT, _EXIT_STOPPED = 2, 75
+
+# What TFDS itself does with an image of ImageNet, on one core: docs/imagenet.md.
+_SECONDS_PER_IMAGE = 1.3e-3
+_ROOM = 1.02  # of the disk at its fullest, over the size of the tars: docs/imagenet.md
+
+
+def main() -> None:
+    """Runs the command line."""
+    arguments = _parser().parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: clear up and leave
+    logging.set_verbosity(logging.ERROR)
+    try:
+        prepare(arguments)
+    except ValueError as error:
+        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+        if not raised_in.startswith(os.path.dirname(__file__)):
+            raise  # from a library: a bug, not a user's mistake
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(_EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        print("Stopped, and cleared up. Start the same command again.", file=sys.stderr)
+        sys.exit(_EXIT_STOPPED)
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    """Prepares one data set, unless it is there.
+
+    Raises:
+      ValueError: what the command line asks for cannot be done; the message says why.
+    """
+    copy = _derived(arguments)
+    name = copy.name if copy else arguments.name
+    if not copy:
+        names.check_known(name)
+    directory = local_folder(arguments.data_dir)
+    with alone_with(directory / names.base_name(name)):
+        if sources.find(name, epath.Path(directory)) is None:
+            if copy:
+                sources.require_tensorflow(name)
+                derived.write(copy, directory, arguments.allow_other_counts)
+            elif names.base_name(name) == "imagenet2012":
+                _prepare_imagenet(arguments, directory)
+            else:
+                _prepare_other(arguments, directory)
+        else:
+            say("There already:")
+        info = sources.open_builder(name, str(directory)).info
+    if copy:
+        _check_same(copy, dict(info.metadata or {}), info.data_dir)
+    splits = ", ".join(f"{key} {split.num_examples:,}" for key, split in info.splits.items())
+    say(f"{info.full_name} in {info.data_dir}: {splits} images, {gigabytes(info.dataset_size)}")
+    say(f"Train on it: --config.data.name={name} --config.data.data_dir={directory}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m s2mlp_jax.data.prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("name", help="of the data set to prepare")
+    add("--data_dir", default="", help="prepared data; $TFDS_DATA_DIR or ~/tensorflow_datasets")
+    add("--manual_dir", type=pathlib.Path, help="files that were fetched by hand")
+    add("--download", action="store_true", help="lets TFDS use the network")
+    add("--allow_other_tars", action="store_true", help="admits tars unlike the official ones")
+    add("--short_side", type=int, default=0, metavar="PIXELS", help="reduce larger images to it")
+    add(
+        "--quality",
+        type=int,
+        default=JPEG_QUALITY,
+        help="of JPEGs written with --short_side; default %(default)s",
+    )
+    add("--wnids", type=pathlib.Path, metavar="FILE", help="classes of a subset, one a line")
+    add("--source", default="imagenet2012", help="that a subset is made of; default %(default)s")
+    add("--allow_other_counts", action="store_true", help="admits a subset of other tars")
+    return parser
+
+
+def _derived(arguments: argparse.Namespace) -> derived.Derived | None:
+    """Says which data set is to be made of a prepared one, if that is what was asked for."""
+    name, side = arguments.name, arguments.short_side
+    if side < 0 or not 1 <= arguments.quality <= 100:
+        raise ValueError("--short_side must not be negative, --quality must be 1 to 100.")
+    classes, source = None, name
+    if arguments.wnids is not None:
+        if not re.fullmatch("[a-z][a-z0-9_]*", name):
+            raise ValueError(f"The name of a subset is small letters, digits and _, not {name!r}.")
+        if name in (*names.SUBSETS, *tfds.list_builders(with_community_datasets=False)):
+            raise ValueError(f"{name!r} is taken; give the subset of --wnids a name of its own.")
+        classes, source = derived.read_classes(arguments.wnids), arguments.source
+    elif name in names.SUBSETS:
+        classes = derived.read_classes(pathlib.Path(__file__).with_name(f"{name}.txt"))
+        source = arguments.source
+    if not side and classes is None:
+        return None
+    return derived.Derived(
+        source=source,
+        name=f"{names.base_name(name)}_{side}" if side else name,
+        short_side=side,
+        quality=arguments.quality,
+        classes=classes,
+    )
+
+
+def _check_same(copy: derived.Derived, metadata: dict, folder: str) -> None:
+    """Raises a ValueError if the data set that is there was made in another way."""
+    for field, asked in copy.settings().items():
+        if metadata.get(field) != asked:
+            found = "others" if field == "classes" else metadata.get(field)
+            raise ValueError(
+                f"{folder} was prepared with another {field}: {found}. Remove the folder to "
+                "prepare it anew."
+            )
+
+
+def _prepare_imagenet(arguments: argparse.Namespace, directory: pathlib.Path) -> None:
+    if arguments.manual_dir is None:
+        raise ValueError(
+            f"imagenet2012 is made of {tars.TRAIN} and {tars.VALIDATION}: name the folder that "
+            "holds them by --manual_dir."
+        )
+    say(f"Reading through the lists of files in {arguments.manual_dir}")
+    contents = tars.check_tars(arguments.manual_dir, arguments.allow_other_tars)
+    check_room(directory, contents.size * _ROOM)
+    pace, copied = seconds_per_byte(arguments.manual_dir / tars.TRAIN, directory)
+    seconds = contents.images * _SECONDS_PER_IMAGE + 2 * contents.size * pace
+    say(
+        f"{contents.images:,} images, {gigabytes(contents.size)}, in about {duration(seconds)}: "
+        f"TFDS handles {1 / _SECONDS_PER_IMAGE:.0f} images/s, and writes everything twice, first "
+        f"to shuffle it; a copy of {gigabytes(copied)} to {directory} took {pace * copied:.1f} s."
+    )
+    # TFDS shuffles by way of a thousand open files.
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    tfds.disable_progress_bar()
+    with _watched(directory / "imagenet2012", contents.size):
+        sources.build(arguments.name, epath.Path(directory), str(arguments.manual_dir))
+
+
+@contextlib.contextmanager
+def _watched(folder: pathlib.Path, size: int) -> Iterator[None]:
+    """Shows TFDS's progress by the files it writes: all images twice, `size` bytes."""
+    finished = threading.Event()
+
+    def written() -> int:
+        total = 0
+        for path in folder.glob("incomplete.*/*"):
+            with contextlib.suppress(OSError):  # it may be gone by now
+                # What is in its place was in a file for shuffling before.
+                total += path.stat().st_size * (1 if path.suffix == ".tmp" else 2)
+        return total
+
+    def watch(meter: Meter) -> None:
+        while not finished.wait(1.0):
+            meter.show(written())
+
+    with Meter("imagenet2012", 2 * size, "B") as meter:
+        thread = threading.Thread(target=watch, args=(meter,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            thread.join()
+
+
+def _prepare_other(arguments: argparse.Namespace, directory: pathlib.Path) -> None:
+    name = arguments.name
+    instructions = names.manual_instructions(name)
+    if instructions and arguments.manual_dir is None:
+        raise ValueError(
+            f"The files of {name} must be fetched by hand, into a folder that --manual_dir names. "
+            f"TFDS says: {' '.join(instructions.split())}"
+        )
+    if names.may_download(name) and not arguments.download:
+        raise ValueError(f"TFDS has to fetch files for {name}. Let it use the network: --download")
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    manual_dir = "" if arguments.manual_dir is None else str(arguments.manual_dir)
+    sources.build(name, epath.Path(directory), manual_dir)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""An image file made smaller, for a copy of a data set that is quicker to read and decode."""
+
+import io
+
+import PIL
+from PIL import Image, features
+
+JPEG_QUALITY = 95  # without subsampling of the colours; the table in docs/imagenet.md is why
+
+
+def reduce_image(image: bytes, short_side: int, quality: int, subsampling: int = 0) -> bytes:
+    """Returns an image file whose short side has `short_side` pixels at the most.
+
+    One that is no larger comes back byte for byte. Grey images stay grey, CMYK becomes RGB;
+    EXIF data (an orientation too, which nobody heeds) and colour profiles are left out.
+
+    Args:
+      image: a file, JPEG, PNG, ...; a PNG stays one, everything else becomes a JPEG.
+      short_side: pixels; the long side is rounded down, as torchvision does it.
+      quality: of a JPEG.
+      subsampling: of a JPEG's colours, in Pillow's numbers: 0 is 4:4:4, 2 is 4:2:0.
+
+    Raises:
+      OSError, SyntaxError: if it is no whole image.
+    """
+    picture: Image.Image = Image.open(io.BytesIO(image))
+    picture.load()  # a broken image shall be found here, not in training
+    short = min(picture.size)
+    if short <= short_side:
+        return image
+    width, height = (max(short_side, side * short_side // short) for side in picture.size)
+    is_png = picture.format == "PNG"
+    if not is_png and picture.mode not in ("L", "RGB"):
+        picture = picture.convert("RGB")
+    picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    if is_png:
+        picture.save(file, "PNG")
+    else:
+        picture.save(file, "JPEG", quality=quality, subsampling=subsampling)
+    return file.getvalue()
+
+
+def encoder() -> str:
+    """Returns what writes the files, to be recorded with them."""
+    return f"Pillow {PIL.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')}"

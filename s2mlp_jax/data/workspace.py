@@ -1,0 +1,71 @@
+"""The folder of prepared data while something is written into it: lock, leftovers, room."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+
+from s2mlp_jax.data import sources
+from s2mlp_jax.data.meter import gigabytes, say
+
+
+def local_folder(data_dir: str) -> pathlib.Path:
+    """Returns the folder of prepared data, made if need be.
+
+    Raises:
+      ValueError: if it is not on this machine.
+    """
+    directory = sources.resolve_data_dir(data_dir)
+    if "://" in str(directory):
+        raise ValueError(f"Prepare in a local folder, not in {directory}, and copy the result.")
+    folder = pathlib.Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def alone_with(folder: pathlib.Path) -> Iterator[None]:
+    """Holds the folder of one data set for this process, and clears what a killed one left.
+
+    Raises:
+      ValueError: if another process is preparing it.
+    """
+    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the file is closed
+        except BlockingIOError as error:
+            raise ValueError(f"Another process is preparing {folder} at this moment.") from error
+        for leftover in sorted(folder.rglob("incomplete.??????_*")):  # TFDS's names
+            say(f"Removing {leftover}, which an interrupted attempt left.")
+            shutil.rmtree(leftover)
+        yield
+
+
+def check_room(folder: pathlib.Path, needed: float) -> None:
+    """Raises a ValueError if the folder's disk has less than `needed` bytes left."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(
+            f"{folder} has {gigabytes(free)} left, {gigabytes(needed)} are needed. Make room, or "
+            "choose another disk by --data_dir."
+        )
+
+
+def seconds_per_byte(file: pathlib.Path, folder: pathlib.Path) -> tuple[float, int]:
+    """Copies the beginning of a file onto the folder's disk and says how long that takes.
+
+    Returns:
+      seconds for a byte, and how many bytes were copied.
+    """
+    with file.open("rb") as source, tempfile.TemporaryFile(dir=folder) as target:
+        start = time.perf_counter()
+        copied = 0
+        while copied < 256 << 20 and (block := source.read(8 << 20)):
+            copied += target.write(block)
+        target.flush()
+        os.fsync(target.fileno())
+        return (time.perf_counter() - start) / copied, copied
