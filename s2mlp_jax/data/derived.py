@@ -99,6 +99,7 @@ def write(derived: Derived, directory: pathlib.Path, allow_other_counts: bool) -
                 f"{builder.info.full_name} has {held:,} images in {split}, the real one "
                 f"{images:,}. --allow_other_counts admits it."
             )
+    sources.require_tensorflow(derived.name)
     version = str(builder.info.version)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         mean_bytes = _forecast(converter, directory, pool)

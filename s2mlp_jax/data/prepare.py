@@ -70,7 +70,6 @@ def prepare(arguments: argparse.Namespace) -> None:
     with alone_with(directory / names.base_name(name)):
         if sources.find(name, epath.Path(directory)) is None:
             if copy:
-                sources.require_tensorflow(name)
                 derived.write(copy, directory, arguments.allow_other_counts)
             elif names.base_name(name) == "imagenet2012":
                 _prepare_imagenet(arguments, directory)
