@@ -1,9 +1,11 @@
 """From a config to everything a run needs; each user's mistake is found here, at the start."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 from jax.experimental import multihost_utils
@@ -25,7 +27,6 @@ class Experiment:
     Attributes:
       total_steps: of the whole run.
       steps_per_epoch: training images over the batch size, not rounded.
-      key: the run's random key, replicated. Every random number derives from it.
     """
 
     config: ml_collections.ConfigDict
@@ -38,7 +39,11 @@ class Experiment:
     eval_step: EvalStep
     total_steps: int
     steps_per_epoch: float
-    key: jax.Array
+
+    @functools.cached_property
+    def key(self) -> jax.Array:
+        """The run's random key, on all devices. Every random number derives from it."""
+        return parallel.replicate(self.layout, jax.random.key(self.config.seed))
 
     @property
     def macs_per_image(self) -> int:
@@ -54,13 +59,33 @@ class Experiment:
         """Returns the shapes, dtypes and shardings of the state, without the state."""
         shapes = jax.eval_shape(self._draw, jax.random.key(0))
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.layout.replicated),
+            lambda x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=self.layout.state_sharding(x.shape)
+            ),
             shapes,
+        )
+
+    def abstract_step_arguments(
+        self,
+    ) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
+        """Returns the shapes, dtypes and shardings of a training step's (state, batch, key)."""
+        size, batch_size = self.config.data.image_size, self.config.train.batch_size
+        shape = (batch_size, size, size, self.train_split.channels)
+        cut, whole = self.layout.batch, self.layout.replicated
+        batch = {
+            "image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=cut),
+            "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=cut),
+        }
+        key = jax.eval_shape(lambda: jax.random.key(self.config.seed))
+        return (
+            self.abstract_state(),
+            batch,
+            jax.ShapeDtypeStruct((), key.dtype, sharding=whole),
         )
 
     def draw_state(self) -> TrainState:
         """Draws the state that a run starts from, on all devices."""
-        return parallel.replicate(self.layout, self._draw(jax.random.key(self.config.seed)))
+        return parallel.place_state(self.layout, self._draw(jax.random.key(self.config.seed)))
 
     def _draw(self, key: jax.Array) -> TrainState:
         size, use_ema = self.config.data.image_size, self.config.train.ema_decay > 0
@@ -148,7 +173,7 @@ def create_experiment(
       ValueError: the message names the culprit and what is allowed.
     """
     batch_size, parts = config.train.batch_size, config.train.accumulation_steps
-    layout = parallel.make_layout(devices)
+    layout = parallel.make_layout(devices, config.train.shard_state)
     if for_training:
         field = "train.batch_size" + (" / train.accumulation_steps" if parts > 1 else "")
         parallel.check_divides(field, batch_size // parts, layout.mesh.size)
@@ -169,5 +194,4 @@ def create_experiment(
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         eval_step=make_eval_step(model, config.data.mean, config.data.std, layout),
-        key=parallel.replicate(layout, jax.random.key(config.seed)),
     )

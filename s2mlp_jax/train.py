@@ -40,6 +40,7 @@ def make_train_step(
     train, data = config.train, config.data
 
     def loss_fn(params: typing.Any, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
+        params = layout.gather(params)
         images = normalize(batch["image"], data.mean, data.std)
         targets = smooth_labels(batch["label"], model.num_classes, train.label_smoothing)
         logits = model.apply({"params": params}, images, train=True, rngs={"dropout": key})
@@ -80,13 +81,14 @@ def make_train_step(
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": schedule(state.step),
         }
-        return TrainState(state.step + 1, params, opt_state, ema_params), metrics
+        new_state = TrainState(state.step + 1, params, opt_state, ema_params)
+        return layout.constrain_state(new_state), metrics
 
     return jax.jit(
         train_step,
         donate_argnums=0,
-        in_shardings=(layout.replicated, layout.batch, layout.replicated),
-        out_shardings=layout.replicated,
+        in_shardings=(None, layout.batch, layout.replicated),  # the state as it comes
+        out_shardings=(None, layout.replicated),
     )
 
 
