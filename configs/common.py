@@ -36,12 +36,28 @@ def get_config(model: str = "s2mlp_wide") -> ml_collections.ConfigDict:
     data.crop_area_min = 0.08  # of random_resized [DeiT]
     data.crop_padding = 0  # pixels, of pad
     data.flip = 0.5  # probability of a horizontal flip [DeiT]
+    data.repeats = 3  # views of an image in one batch: repeated augmentation [S2], 3 [DeiT]
     data.eval_crop_ratio = 0.875  # resize to image_size / ratio, then central crop [DeiT]
     data.interpolation = "bicubic"  # [DeiT]
     data.mean = (0.485, 0.456, 0.406)  # of pixels in [0, 1], a channel [DeiT]
     data.std = (0.229, 0.224, 0.225)
     data.num_threads = 16  # that decode and augment [ours]
     data.prefetch = 2  # batches prepared ahead, at least one a thread [ours]
+
+    # On the device. The paper says "as DeiT", which has "rand-m9-mstd0.5-inc1" and the rest.
+    config.augment = augment = ml_collections.ConfigDict()
+    augment.randaugment_ops = 2  # operations an image, 0 for none [DeiT]
+    augment.randaugment_magnitude = 9.0  # mean level, of 10 [DeiT]
+    augment.randaugment_magnitude_std = 0.5  # [DeiT]
+    augment.randaugment_prob = 0.5  # that an operation drawn is applied [DeiT]
+    augment.erasing_prob = 0.25  # of a rectangle of noise, 0 for none [DeiT]
+    augment.erasing_area_min = 0.02  # part of the image [DeiT]
+    augment.erasing_area_max = 1 / 3  # [DeiT]
+    augment.erasing_aspect_min = 0.3  # height over width, 1 / 0.3 at the most [DeiT]
+    augment.mixup_alpha = 0.8  # of a Beta distribution, 0 for no mixup [DeiT]
+    augment.cutmix_alpha = 1.0  # the same, 0 for no cutmix [DeiT]
+    augment.mix_prob = 1.0  # that a batch is mixed, 0 for neither [DeiT]
+    augment.mix_switch_prob = 0.5  # that a mixed batch takes cutmix [DeiT]
 
     config.train = train = ml_collections.ConfigDict()
     train.batch_size = 1024  # global: over all devices and accumulation steps [S2]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from s2mlp_jax.data.augment import Crops
+from s2mlp_jax.data.mix import Augmentation
 from s2mlp_jax.models import create_model
 from s2mlp_jax.models.backbone import Backbone
 from s2mlp_jax.models.variants import field_types, get_variant
@@ -149,6 +150,7 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def _check(config: ml_collections.ConfigDict) -> None:
     data, train = config.data, config.train
     make_crops(config)
+    augmentation = make_augmentation(config)
     if data.image_size % config.model.patch_size:
         raise ValueError(
             f"data.image_size {data.image_size} is not a multiple of "
@@ -167,6 +169,7 @@ def _check(config: ml_collections.ConfigDict) -> None:
         "checkpoint.keep": config.checkpoint.keep,
         "log.every_steps": config.log.every_steps,
         "data.prefetch": data.prefetch,
+        "data.repeats": data.repeats,
         **{f"data.std[{i}]": value for i, value in enumerate(data.std)},
     }
     for field, value in positive.items():
@@ -191,11 +194,22 @@ def _check(config: ml_collections.ConfigDict) -> None:
             f"train.accumulation_steps {train.accumulation_steps} does not divide "
             f"train.batch_size {train.batch_size}."
         )
+    if augmentation.mixes and train.batch_size // train.accumulation_steps % 2:
+        raise ValueError(
+            "Mixup and cutmix pair the images, so train.batch_size / train.accumulation_steps "
+            f"must be even, got {train.batch_size // train.accumulation_steps}. "
+            "Or turn them off with augment.mix_prob=0."
+        )
 
 
 def make_crops(config: ml_collections.ConfigDict) -> Crops:
     """Returns the host's part of the augmentation. Raises a ValueError as `Crops` does."""
     return Crops(**{field.name: config.data[field.name] for field in dataclasses.fields(Crops)})
+
+
+def make_augmentation(config: ml_collections.ConfigDict) -> Augmentation:
+    """Returns the device's part of the augmentation. Raises a ValueError as it does."""
+    return Augmentation(**config.augment.to_dict())
 
 
 def make_model(config: ml_collections.ConfigDict, num_classes: int) -> Backbone:

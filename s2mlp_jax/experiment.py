@@ -107,6 +107,7 @@ class Experiment:
             seed=self.config.seed,
             batch_size=batch_size,
             positions=parallel.local_positions(self.layout, batch_size),
+            repeats=data.repeats,
             start_step=start_step,
             num_threads=data.num_threads,
             prefetch=data.prefetch,

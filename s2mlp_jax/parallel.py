@@ -82,6 +82,16 @@ class Layout(typing.NamedTuple):
 
         return jax.tree.map(gather_one, params) if self.shard_state else params
 
+    def remat_options(self) -> dict[str, str]:
+        """Returns XLA's options without which a CPU would not compute anything again.
+
+        There XLA removes the barriers around what is to be computed again before it looks for
+        equal computations, and then makes one of the two. With the barriers kept they stay two.
+        """
+        if self.mesh.devices.flat[0].platform != "cpu":
+            return {}
+        return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+
     def constrain_state(self, tree: typing.Any) -> typing.Any:
         """Within jit, says that these arrays live as the state does."""
         return jax.tree.map(

@@ -15,7 +15,7 @@ from s2mlp_jax import config as config_lib
 from s2mlp_jax import describe, parallel, rng
 from s2mlp_jax import workdir as workdir_lib
 from s2mlp_jax.checkpoint import Checkpoints
-from s2mlp_jax.data.mix import normalize, smooth_labels
+from s2mlp_jax.data.mix import training_batch
 from s2mlp_jax.experiment import Experiment, create_experiment
 from s2mlp_jax.metrics import MetricsWriter
 from s2mlp_jax.models.backbone import Backbone
@@ -38,21 +38,37 @@ def make_train_step(
 ) -> jax.stages.Wrapped:
     """Returns the jitted function (state, global batch, the run's key) -> (state, metrics)."""
     train, data = config.train, config.data
+    augmentation = config_lib.make_augmentation(config)
 
-    def loss_fn(params: typing.Any, batch: dict[str, jax.Array], key: jax.Array) -> jax.Array:
+    def loss_fn(
+        params: typing.Any, images: jax.Array, targets: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        rngs = {"dropout": rng.stream_key(key, "dropout")}
         params = layout.gather(params)
-        images = normalize(batch["image"], data.mean, data.std)
-        targets = smooth_labels(batch["label"], model.num_classes, train.label_smoothing)
-        logits = model.apply({"params": params}, images, train=True, rngs={"dropout": key})
+        logits = model.apply({"params": params}, images, train=True, rngs=rngs)
         return optax.softmax_cross_entropy(logits, targets).mean()
 
-    def gradients(
+    def loss_and_gradients(
+        params: typing.Any, batch: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[jax.Array, typing.Any]:
+        images, targets = training_batch(
+            key,
+            batch,
+            augmentation,
+            data.mean,
+            data.std,
+            model.num_classes,
+            train.label_smoothing,
+        )
+        return jax.value_and_grad(loss_fn)(params, images, targets, key)
+
+    def accumulate(
         params: typing.Any, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[jax.Array, typing.Any]:
         """The mean loss and gradient over the batch, in `accumulation_steps` parts."""
         parts = train.accumulation_steps
         if parts == 1:
-            return jax.value_and_grad(loss_fn)(params, batch, key)
+            return loss_and_gradients(params, batch, key)
 
         def split(x: jax.Array) -> jax.Array:
             # Part i takes images i, i + parts, ...: so each stays on the device that has it.
@@ -60,7 +76,7 @@ def make_train_step(
 
         def add(total: typing.Any, part: typing.Any) -> tuple[typing.Any, None]:
             batch, index = part
-            one = jax.value_and_grad(loss_fn)(params, batch, jax.random.fold_in(key, index))
+            one = loss_and_gradients(params, batch, jax.random.fold_in(key, index))
             return jax.tree.map(lambda t, x: t + x / parts, total, one), None
 
         zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
@@ -69,8 +85,7 @@ def make_train_step(
     def train_step(
         state: TrainState, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = rng.stream_key(key, "dropout", state.step)
-        loss, grads = gradients(state.params, batch, key)
+        loss, grads = accumulate(state.params, batch, jax.random.fold_in(key, state.step))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
@@ -89,6 +104,7 @@ def make_train_step(
         donate_argnums=0,
         in_shardings=(None, layout.batch, layout.replicated),  # the state as it comes
         out_shardings=(None, layout.replicated),
+        compiler_options=layout.remat_options() if train.remat else None,
     )
 
 

@@ -23,6 +23,7 @@ def train_batches(
     seed: int,
     batch_size: int,
     positions: np.ndarray,
+    repeats: int = 1,
     start_step: int = 0,
     num_threads: int = 16,
     prefetch: int = 2,
@@ -35,6 +36,8 @@ def train_batches(
       seed: of the order and of the random views.
       batch_size: of the global batch.
       positions: the positions within the global batch that this process holds.
+      repeats: views of each image in a batch (repeated augmentation, arXiv 1901.09335). A batch
+        then has so many times fewer images, and its views of one lie far apart in it.
       start_step: batches to pass over; they are skipped, not read.
       num_threads: that read and augment; 0 does all in the calling thread.
       prefetch: batches to prepare ahead; each thread prepares one in any case.
@@ -45,19 +48,19 @@ def train_batches(
     if split.name == "synthetic":
         yield from itertools.repeat(_synthetic_batch(split, positions))
 
-    def view(record: dict[str, typing.Any], rng: np.random.Generator) -> dict[str, typing.Any]:
+    # Every image of the endless stream, by its place; nothing is read before it is asked for.
+    stream = grain.MapDataset.source(split.source).seed(seed).shuffle().repeat()
+    local, distinct = len(positions), -(-batch_size // repeats)
+
+    def element(index: int) -> dict[str, typing.Any]:
+        step, offset = divmod(index, local)
+        position = int(positions[offset])
+        record = stream[step * distinct + position % distinct]
+        rng = np.random.default_rng((seed, step * batch_size + position))
         return {
             "image": train_view(decode(record, split.channels, split.name), crops, rng),
             "label": np.int32(record["label"]),
         }
-
-    # Every element of the endless stream, by its position; nothing is read before it is asked for.
-    stream = grain.MapDataset.source(split.source).seed(seed).shuffle().repeat().random_map(view)
-    local = len(positions)
-
-    def element(index: int) -> dict[str, typing.Any]:
-        step, offset = divmod(index, local)
-        return stream[step * batch_size + int(positions[offset])]
 
     last = len(stream) // batch_size
     elements = grain.MapDataset.range(start_step * local, last * local).map(element)
