@@ -135,7 +135,7 @@ def open_data(config: ml_collections.ConfigDict) -> tuple[sources.Split, sources
     """Opens the training and the evaluation split, preparing them first where that is due.
 
     Raises:
-      ValueError: if they are not there or do not fit the config; the message says what to do.
+      ValueError: if they are not there; the message says what to do.
     """
     data = config.data
     if data.name == "synthetic":
@@ -149,11 +149,6 @@ def open_data(config: ml_collections.ConfigDict) -> tuple[sources.Split, sources
         sources.open_split(data.name, split, data.data_dir, data.cache)
         for split in (data.train_split, data.eval_split)
     )
-    if len(data.mean) != train_split.channels:
-        raise ValueError(
-            f"{train_split.name} has images of {train_split.channels} channels, but data.mean "
-            f"and data.std are for {len(data.mean)}."
-        )
     return train_split, eval_split
 
 
@@ -161,6 +156,7 @@ def create_experiment(
     config: ml_collections.ConfigDict,
     devices: Sequence[jax.Device] | None = None,
     for_training: bool = True,
+    splits: tuple[sources.Split, sources.Split] | None = None,
 ) -> Experiment:
     """Builds everything that a run needs, and checks all that a user can have got wrong.
 
@@ -169,6 +165,7 @@ def create_experiment(
       devices: all by default.
       for_training: False for evaluation alone, where the training batch need not divide over
         the devices.
+      splits: for training and evaluation; opened as the config says by default.
 
     Raises:
       ValueError: the message names the culprit and what is allowed.
@@ -178,7 +175,12 @@ def create_experiment(
     if for_training:
         field = "train.batch_size" + (" / train.accumulation_steps" if parts > 1 else "")
         parallel.check_divides(field, batch_size // parts, layout.mesh.size)
-    train_split, eval_split = open_data(config)
+    train_split, eval_split = splits or open_data(config)
+    if len(config.data.mean) != train_split.channels:
+        raise ValueError(
+            f"{train_split.name} has images of {train_split.channels} channels, but data.mean "
+            f"and data.std are for {len(config.data.mean)}."
+        )
     steps_per_epoch = len(train_split) / batch_size
     total_steps = config.train.steps or round(config.train.epochs * steps_per_epoch)
     model = config_lib.make_model(config, train_split.num_classes)
