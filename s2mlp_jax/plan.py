@@ -135,9 +135,7 @@ def _fits(step: CompiledStep, limit: int | None) -> bool:
     return step.memory is not None and (limit is None or step.memory.total <= limit)
 
 
-def _search(
-    run: Experiment, splits: Splits, limit: int
-) -> Generator[str, None, Overrides | None]:
+def _search(run: Experiment, splits: Splits, limit: int) -> Generator[str, None, Overrides | None]:
     """Compiles what takes less memory, what costs least first; returns the first that fits.
 
     More and more measures are taken together; with each set of them as few parts of the batch

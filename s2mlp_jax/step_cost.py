@@ -69,7 +69,8 @@ def compile_step(run: Experiment) -> CompiledStep:
             raise
         refusal = re.sub(r"^RESOURCE_EXHAUSTED: |\s*$", "", str(error).splitlines()[0])
         return CompiledStep(None, refusal, math.nan, time.perf_counter() - start)
-    flops = compiled.cost_analysis().get("flops", math.nan) * run.config.train.accumulation_steps
+    counted = (compiled.cost_analysis() or {}).get("flops", math.nan)
+    flops = counted * run.config.train.accumulation_steps
     memory = _memory(run, arguments, compiled.memory_analysis())
     return CompiledStep(memory, "", flops, time.perf_counter() - start)
 
@@ -123,7 +124,7 @@ def measure(run: Experiment) -> Times:
         step = _step_seconds(run)
     else:
         one, two = (_step_seconds(_with_batch(run, size)) for size in (small, 2 * small))
-        step = max(one * batch_size / (2 * small), one + (two - one) * (batch_size / small - 1))
+        step = max(two, one + (two - one) * (batch_size / small - 1))
         how += f" at batches of {small} and {2 * small}, scaled to {batch_size}"
 
     eval_size = -(-run.config.eval.batch_size // devices) * devices

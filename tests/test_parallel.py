@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ from s2mlp_jax import parallel, train
 from s2mlp_jax.evaluate_workdir import evaluate_workdir
 from s2mlp_jax.experiment import Experiment, create_experiment
 from s2mlp_jax.progress import Progress
-from tests.helpers import read_lines, tiny_config
+from tests.helpers import read_lines, tiny_config, tiny_flags
+from tests.test_cli import DIGITS, finish, main, start_two_processes
 from tests.test_train import take_steps
 
 # Wide enough for its kernels to be cut.
@@ -148,8 +150,34 @@ def test_a_run_goes_on_whole_cut_and_on_other_devices(
         except Pulled:
             assert stop_at
     monkeypatch.undo()
-    pairs = zip(read_lines(tmp_path / "never stopped"), read_lines(tmp_path / "stopped"), strict=True)
+    pairs = zip(
+        read_lines(tmp_path / "never stopped"), read_lines(tmp_path / "stopped"), strict=True
+    )
     for expected, line in pairs:
         assert line == pytest.approx(expected, rel=1e-5)
     last = read_lines(tmp_path / "stopped")[-1]
     assert evaluate_workdir(tmp_path / "stopped")["eval/loss"] == pytest.approx(last["eval/loss"])
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_state_and_one_goes_on_with_it(tmp_path: pathlib.Path) -> None:
+    """Each of the two writes its part of the checkpoint; it is evaluated and continued alone."""
+    flags = tiny_flags(model__dim=64, train__steps=40, checkpoint__every_epochs=0.1)
+    code, output = main(DIGITS, f"--workdir={tmp_path}/one", *flags)
+    assert code == 0, output
+    both = start_two_processes(tmp_path / "two", *flags, "--config.train.shard_state=True")
+    for code, output in map(finish, both):
+        assert code == 0, output
+    expected, lines = read_lines(tmp_path / "one"), read_lines(tmp_path / "two")
+    for line, reference in zip(lines, expected, strict=True):
+        assert line == pytest.approx(reference, rel=1e-4)
+    code, output = main("--mode=eval", f"--workdir={tmp_path}/two")
+    assert code == 0, output
+    assert f"top-1 {lines[-1]['eval/accuracy_top1']:.2%}" in output
+    # The last checkpoint lost, whole and alone from the one before.
+    checkpoints = sorted((tmp_path / "two/checkpoints").iterdir(), key=lambda p: int(p.name))
+    shutil.rmtree(checkpoints[-1])
+    code, output = main(DIGITS, f"--workdir={tmp_path}/two", *flags)
+    assert code == 0, output
+    assert f"resume    from step {checkpoints[-2].name}" in output
+    assert read_lines(tmp_path / "two")[-1] == pytest.approx(expected[-1], rel=1e-4)
