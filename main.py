@@ -1,8 +1,9 @@
-"""Trains or evaluates an image classifier.
+"""Trains or evaluates an image classifier, or plans a training.
 
   python main.py --config=configs/s2mlp_digits.py --workdir=/tmp/digits
   python main.py --config=configs/s2mlp_digits.py --workdir=/tmp/e --config.model.shift=e
   python main.py --mode=eval --workdir=/tmp/digits
+  python main.py --mode=plan --config=configs/s2mlp_wide.py --devices=8 --device_memory_gib=16
 
 Exit codes: 0 done; 2 bad input; 3 the loss became NaN; 75 stopped by a signal and saved, start
 the same command again to go on.
@@ -19,31 +20,46 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, a file of configs/. For eval the run's own, unless given."
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: new, or to be continued.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "plan"], "What to do.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "For eval: latest, best, or a step.")
+DEVICES = flags.DEFINE_string(
+    "devices", None, "For plan: a number, or a TPU slice such as v5e:2x4; else those that are here."
+)
+DEVICE_MEMORY_GIB = flags.DEFINE_float(
+    "device_memory_gib", 0.0, "For plan: memory of one device; 0 asks the device.", lower_bound=0.0
+)
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "Starts jax.distributed: host:port of process 0, or auto on clusters."
 )
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator=host:port.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator=host:port.")
 
+EXAMPLE = "configs/s2mlp_digits.py"
 EXIT_BAD_INPUT, EXIT_NAN, EXIT_STOPPED = 2, 3, 75
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         _exit(f"Error: unknown arguments {' '.join(argv[1:])}", EXIT_BAD_INPUT)
-    from s2mlp_jax import parallel  # after the flags, so that --help is quick
+    from s2mlp_jax import parallel, stated_devices  # after the flags, so that --help is quick
     from s2mlp_jax.evaluate_workdir import evaluate_workdir
+    from s2mlp_jax.plan import plan
+    from s2mlp_jax.progress import say
     from s2mlp_jax.train import NonFiniteLossError, Stopped, train_and_evaluate
 
     logging.set_verbosity(logging.ERROR)
     try:
         parallel.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        if MODE.value != "plan" and WORKDIR.value is None:
+            raise ValueError("A --workdir is needed, such as /tmp/digits.")
         if MODE.value == "eval":
             evaluate_workdir(WORKDIR.value, CHECKPOINT.value, CONFIG.value)
         elif CONFIG.value is None:
-            raise ValueError("--mode=train needs a --config, such as configs/s2mlp_digits.py.")
+            raise ValueError(f"--mode={MODE.value} needs a --config, such as {EXAMPLE}.")
+        elif MODE.value == "plan":
+            devices = stated_devices.find(DEVICES.value)
+            for line in plan(CONFIG.value, devices, DEVICE_MEMORY_GIB.value):
+                say(line)
         else:
             train_and_evaluate(CONFIG.value, WORKDIR.value)
     except NonFiniteLossError as error:
@@ -78,5 +94,4 @@ def _exit(message: str, code: int) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
     app.run(main, flags_parser=parse_flags)

@@ -67,6 +67,8 @@ def get_config(model: str = "s2mlp_wide") -> ml_collections.ConfigDict:
     train.label_smoothing = 0.1  # used, rate not stated [S2]; 0.1 [DeiT]
     train.ema_decay = 0.99996  # of the averaged weights, 0 for none [DeiT]
     train.dtype = "bfloat16"  # of the computation; weights stay float32 [ours]
+    train.remat = False  # True: less memory, each block is computed again going back [ours]
+    train.shard_state = False  # True: weights, optimizer, average cut over the devices [ours]
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.learning_rate = 1e-3  # peak, for reference_batch_size [S2]

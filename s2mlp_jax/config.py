@@ -20,13 +20,16 @@ from s2mlp_jax.models.variants import field_types, get_variant
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
-# Fields that a run may change when it is continued: they alter no number of it.
+# Fields that a run may change when it is continued: they alter no number of it, or, as another
+# number of devices does, only the order of its sums.
 _FREE_FIELDS = {
     "data.data_dir",
     "data.download",
     "data.cache",
     "data.num_threads",
     "data.prefetch",
+    "train.remat",
+    "train.shard_state",
     "checkpoint.keep",
     "log.tensorboard",
 }
@@ -212,7 +215,8 @@ def make_augmentation(config: ml_collections.ConfigDict) -> Augmentation:
 def make_model(config: ml_collections.ConfigDict, num_classes: int) -> Backbone:
     """Returns the model of a completed config."""
     fields = {name: config.model[name] for name in field_types()}
-    return create_model(config.model.name, num_classes, dtype=DTYPES[config.train.dtype], **fields)
+    model = create_model(config.model.name, num_classes, DTYPES[config.train.dtype], **fields)
+    return model.clone(remat=config.train.remat)
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:

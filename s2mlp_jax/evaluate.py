@@ -23,7 +23,7 @@ def make_eval_step(
 
     def eval_step(params: typing.Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         images = normalize(batch["image"], mean, std)
-        logits = model.apply({"params": params}, images, train=False)
+        logits = model.apply({"params": layout.gather(params)}, images, train=False)
         labels, mask = batch["label"], batch["mask"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         # How many classes come before the label: those it does not beat. A tie goes to the
@@ -41,7 +41,7 @@ def make_eval_step(
 
     return jax.jit(
         eval_step,
-        in_shardings=(layout.replicated, layout.batch),
+        in_shardings=(None, layout.batch),  # the parameters as they come, whole or cut
         out_shardings=layout.replicated,
     )
 

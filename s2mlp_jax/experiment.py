@@ -1,9 +1,11 @@
 """From a config to everything a run needs; each user's mistake is found here, at the start."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 from jax.experimental import multihost_utils
@@ -25,7 +27,6 @@ class Experiment:
     Attributes:
       total_steps: of the whole run.
       steps_per_epoch: training images over the batch size, not rounded.
-      key: the run's random key, replicated. Every random number derives from it.
     """
 
     config: ml_collections.ConfigDict
@@ -38,7 +39,11 @@ class Experiment:
     eval_step: EvalStep
     total_steps: int
     steps_per_epoch: float
-    key: jax.Array
+
+    @functools.cached_property
+    def key(self) -> jax.Array:
+        """The run's random key, on all devices. Every random number derives from it."""
+        return parallel.replicate(self.layout, jax.random.key(self.config.seed))
 
     @property
     def macs_per_image(self) -> int:
@@ -54,13 +59,33 @@ class Experiment:
         """Returns the shapes, dtypes and shardings of the state, without the state."""
         shapes = jax.eval_shape(self._draw, jax.random.key(0))
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.layout.replicated),
+            lambda x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=self.layout.state_sharding(x.shape)
+            ),
             shapes,
+        )
+
+    def abstract_step_arguments(
+        self,
+    ) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
+        """Returns the shapes, dtypes and shardings of a training step's (state, batch, key)."""
+        size, batch_size = self.config.data.image_size, self.config.train.batch_size
+        shape = (batch_size, size, size, self.train_split.channels)
+        cut, whole = self.layout.batch, self.layout.replicated
+        batch = {
+            "image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=cut),
+            "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=cut),
+        }
+        key = jax.eval_shape(lambda: jax.random.key(self.config.seed))
+        return (
+            self.abstract_state(),
+            batch,
+            jax.ShapeDtypeStruct((), key.dtype, sharding=whole),
         )
 
     def draw_state(self) -> TrainState:
         """Draws the state that a run starts from, on all devices."""
-        return parallel.replicate(self.layout, self._draw(jax.random.key(self.config.seed)))
+        return parallel.place_state(self.layout, self._draw(jax.random.key(self.config.seed)))
 
     def _draw(self, key: jax.Array) -> TrainState:
         size, use_ema = self.config.data.image_size, self.config.train.ema_decay > 0
@@ -110,7 +135,7 @@ def open_data(config: ml_collections.ConfigDict) -> tuple[sources.Split, sources
     """Opens the training and the evaluation split, preparing them first where that is due.
 
     Raises:
-      ValueError: if they are not there or do not fit the config; the message says what to do.
+      ValueError: if they are not there; the message says what to do.
     """
     data = config.data
     if data.name == "synthetic":
@@ -124,11 +149,6 @@ def open_data(config: ml_collections.ConfigDict) -> tuple[sources.Split, sources
         sources.open_split(data.name, split, data.data_dir, data.cache)
         for split in (data.train_split, data.eval_split)
     )
-    if len(data.mean) != train_split.channels:
-        raise ValueError(
-            f"{train_split.name} has images of {train_split.channels} channels, but data.mean "
-            f"and data.std are for {len(data.mean)}."
-        )
     return train_split, eval_split
 
 
@@ -136,6 +156,7 @@ def create_experiment(
     config: ml_collections.ConfigDict,
     devices: Sequence[jax.Device] | None = None,
     for_training: bool = True,
+    splits: tuple[sources.Split, sources.Split] | None = None,
 ) -> Experiment:
     """Builds everything that a run needs, and checks all that a user can have got wrong.
 
@@ -144,16 +165,22 @@ def create_experiment(
       devices: all by default.
       for_training: False for evaluation alone, where the training batch need not divide over
         the devices.
+      splits: for training and evaluation; opened as the config says by default.
 
     Raises:
       ValueError: the message names the culprit and what is allowed.
     """
     batch_size, parts = config.train.batch_size, config.train.accumulation_steps
-    layout = parallel.make_layout(devices)
+    layout = parallel.make_layout(devices, config.train.shard_state)
     if for_training:
         field = "train.batch_size" + (" / train.accumulation_steps" if parts > 1 else "")
         parallel.check_divides(field, batch_size // parts, layout.mesh.size)
-    train_split, eval_split = open_data(config)
+    train_split, eval_split = splits or open_data(config)
+    if len(config.data.mean) != train_split.channels:
+        raise ValueError(
+            f"{train_split.name} has images of {train_split.channels} channels, but data.mean "
+            f"and data.std are for {len(config.data.mean)}."
+        )
     steps_per_epoch = len(train_split) / batch_size
     total_steps = config.train.steps or round(config.train.epochs * steps_per_epoch)
     model = config_lib.make_model(config, train_split.num_classes)
@@ -170,5 +197,4 @@ def create_experiment(
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         eval_step=make_eval_step(model, config.data.mean, config.data.std, layout),
-        key=parallel.replicate(layout, jax.random.key(config.seed)),
     )

@@ -1,8 +1,9 @@
-"""Devices: one mesh axis over all of them, the batch cut along it, the weights on each.
+"""Devices: one mesh axis over all of them, the batch cut along it, the state whole or cut too.
 
 The same code serves one device, eight, and many hosts.
 """
 
+import math
 import typing
 
 import jax
@@ -34,12 +35,68 @@ _PEAK_FLOPS = {
 }
 
 
+# An array of fewer elements stays whole on every device: gathering it would cost more in
+# latency than it saves in memory.
+_WHOLE_BELOW = 4096
+
+
 class Layout(typing.NamedTuple):
-    """Where arrays live: `batch` is cut along its first axis, `replicated` is on every device."""
+    """Where arrays live.
+
+    Attributes:
+      batch: cut along its first axis.
+      replicated: whole on every device.
+      shard_state: whether `state_sharding` cuts the large arrays of the state.
+    """
 
     mesh: Mesh
     batch: NamedSharding
     replicated: NamedSharding
+    shard_state: bool = False
+
+    def state_sharding(self, shape: tuple[int, ...]) -> NamedSharding:
+        """Returns where a parameter, or a figure kept for each of its numbers, lives.
+
+        Cut along its longest axis that the devices divide, if it is cut; the last one of several.
+        """
+        axes = [i for i, size in enumerate(shape) if size % self.mesh.size == 0]
+        if not self.shard_state or math.prod(shape) < _WHOLE_BELOW or not axes:
+            return self.replicated
+        longest = max(axes, key=lambda i: (shape[i], i))
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * longest, "data"))
+
+    def gather(self, params: typing.Any) -> typing.Any:
+        """Within jit, returns the parameters whole, to compute with; their gradients come cut.
+
+        Left to itself XLA would rather send activations around, where they are smaller.
+        """
+
+        def gather_one(x: jax.Array) -> jax.Array:
+            place, cut = jax.lax.with_sharding_constraint, self.state_sharding(x.shape)
+            whole = jax.custom_vjp(lambda x: place(x, self.replicated))
+            # The plain constraint's gradient would be summed whole on every device, then cut.
+            whole.defvjp(
+                lambda x: (place(x, self.replicated), None), lambda _, grad: (place(grad, cut),)
+            )
+            return whole(x)
+
+        return jax.tree.map(gather_one, params) if self.shard_state else params
+
+    def remat_options(self) -> dict[str, str]:
+        """Returns XLA's options without which a CPU would not compute anything again.
+
+        There XLA removes the barriers around what is to be computed again before it looks for
+        equal computations, and then makes one of the two. With the barriers kept they stay two.
+        """
+        if self.mesh.devices.flat[0].platform != "cpu":
+            return {}
+        return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+
+    def constrain_state(self, tree: typing.Any) -> typing.Any:
+        """Within jit, says that these arrays live as the state does."""
+        return jax.tree.map(
+            lambda x: jax.lax.with_sharding_constraint(x, self.state_sharding(x.shape)), tree
+        )
 
 
 def start_processes(
@@ -79,14 +136,15 @@ def check_divides(field: str, size: int, devices: int) -> None:
         )
 
 
-def make_layout(devices: typing.Sequence[jax.Device] | None = None) -> Layout:
+def make_layout(
+    devices: typing.Sequence[jax.Device] | None = None, shard_state: bool = False
+) -> Layout:
     """Lays one axis, "data", over the devices, all of them by default."""
     devices = list(devices or jax.devices())
     # make_mesh would make the axis explicit, and then every operation has to name shardings.
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-    return Layout(
-        mesh, NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
-    )
+    batch, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+    return Layout(mesh, batch, whole, shard_state)
 
 
 def local_positions(layout: Layout, batch_size: int) -> np.ndarray:
@@ -114,10 +172,19 @@ def replicate(layout: Layout, tree: typing.Any) -> typing.Any:
     def put(x: typing.Any) -> jax.Array:
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(put(jax.random.key_data(x)))
-        x = np.asarray(x)
-        return jax.make_array_from_callback(x.shape, layout.replicated, lambda index: x[index])
+        return _put(x, layout.replicated)
 
     return jax.tree.map(put, tree)
+
+
+def place_state(layout: Layout, tree: typing.Any) -> typing.Any:
+    """Puts arrays, the same in all processes, where the state lives: whole or cut."""
+    return jax.tree.map(lambda x: _put(x, layout.state_sharding(x.shape)), tree)
+
+
+def _put(x: typing.Any, sharding: NamedSharding) -> jax.Array:
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
 def peak_flops(device: jax.Device) -> float | None:

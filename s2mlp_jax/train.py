@@ -44,6 +44,7 @@ def make_train_step(
         params: typing.Any, images: jax.Array, targets: jax.Array, key: jax.Array
     ) -> jax.Array:
         rngs = {"dropout": rng.stream_key(key, "dropout")}
+        params = layout.gather(params)
         logits = model.apply({"params": params}, images, train=True, rngs=rngs)
         return optax.softmax_cross_entropy(logits, targets).mean()
 
@@ -95,13 +96,15 @@ def make_train_step(
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": schedule(state.step),
         }
-        return TrainState(state.step + 1, params, opt_state, ema_params), metrics
+        new_state = TrainState(state.step + 1, params, opt_state, ema_params)
+        return layout.constrain_state(new_state), metrics
 
     return jax.jit(
         train_step,
         donate_argnums=0,
-        in_shardings=(layout.replicated, layout.batch, layout.replicated),
-        out_shardings=layout.replicated,
+        in_shardings=(None, layout.batch, layout.replicated),  # the state as it comes
+        out_shardings=(None, layout.replicated),
+        compiler_options=layout.remat_options() if train.remat else None,
     )
 
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 # Steps that the host may run ahead of the device: each holds a batch in the device's memory.
-_IN_FLIGHT = 4
+IN_FLIGHT = 4
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -56,7 +56,7 @@ class TrainLog:
           NonFiniteLossError: as `fetch` does.
         """
         due = step > self._written and self._is_due(step)
-        if due or len(self._pending) > _IN_FLIGHT:
+        if due or len(self._pending) > IN_FLIGHT:
             self.fetch(step)
         if due:
             now = time.perf_counter()  # the next step runs while this one's line is written

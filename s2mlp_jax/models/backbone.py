@@ -41,11 +41,14 @@ class Backbone(nn.Module):
       variant: the architecture, one row of `variants.VARIANTS` or a changed one.
       num_classes: outputs of the head.
       dtype: compute dtype; parameters, norm statistics, pooling and logits are float32.
+      remat: keep only what goes from block to block for the backward pass, and compute the
+        inside of each block again there. The parameters are the same.
     """
 
     variant: Variant
     num_classes: int
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -71,7 +74,9 @@ class Backbone(nn.Module):
         x = layers.dense(v.dim, self.dtype, "embed")(patches)
         x = layers.norm(v.norm, v.norm_eps, 1.0, self.dtype, "embed_norm")(x)
         rates = layers.drop_path_rates(v.drop_path, v.depth, v.drop_path_rule)
+        # `train` is static: the third argument, self included.
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for i, rate in enumerate(rates):
-            x = Block(v, rate, self.dtype, name=f"block_{i:02d}")(x, train)
+            x = block(v, rate, self.dtype, name=f"block_{i:02d}")(x, train)
         x = x.astype(jnp.float32).mean(axis=(1, 2))
         return layers.dense(self.num_classes, jnp.float32, "head")(x)

@@ -1,0 +1,206 @@
+"""What a run will take, before it is started: memory, time, disk; and what to do if it is too much.
+
+The real step is compiled and, where the devices are there, measured. Nothing is written.
+"""
+
+import math
+import typing
+from collections.abc import Generator, Iterator, Mapping
+
+import jax
+import ml_collections
+
+from s2mlp_jax import config as config_lib
+from s2mlp_jax import describe, stated_devices
+from s2mlp_jax.data import sources
+from s2mlp_jax.data.stand_in import stand_in
+from s2mlp_jax.experiment import Experiment, create_experiment
+from s2mlp_jax.step_cost import CompiledStep, bytes_on_a_device, compile_step, measure
+
+# Images a device and part below which a device is not kept busy: the last resort.
+_FEW_IMAGES = 8
+
+Overrides = dict[str, typing.Any]
+Splits = tuple[sources.Split, sources.Split]
+
+
+def plan(
+    config: ml_collections.ConfigDict,
+    devices: stated_devices.Devices,
+    device_memory_gib: float = 0.0,
+) -> Iterator[str]:
+    """Yields the lines of a plan, each as soon as it is known.
+
+    Args:
+      config: of the run.
+      devices: to plan for, of `stated_devices.find`.
+      device_memory_gib: what a program may have of a device's memory; 0 asks the device.
+
+    Raises:
+      ValueError: bad config, or data that are neither prepared nor of known size.
+    """
+    config = config_lib.complete(config)
+    splits = _find_splits(config)
+    run = create_experiment(config, devices.devices, splits=splits)
+    limit = int(device_memory_gib * 2**30) or stated_devices.memory_limit(devices)
+    yield from describe.start(run, 0)
+    if devices.stated:
+        yield f"          stated: {devices.stated}"
+
+    step = compile_step(run)
+    yield _compiled_line(run, step)
+    yield from _memory_lines(step, limit)
+    if not _fits(step, limit):
+        yield "          what takes less, compiled in turn, of what a device has:"
+        changes = yield from _search(run, splits, limit or 0)
+        if changes is None:
+            yield "advice    nothing tried fits: take more devices, or a smaller train.batch_size"
+            yield "time      not measured: it does not fit"
+            return
+        yield f"advice    it fits with {_flags(changes)}"
+        run = _change(run, changes, splits)
+
+    evaluations, saves = (
+        sum(run.is_due(step, every) for step in range(1, run.total_steps + 1))
+        for every in (config.eval.every_epochs, config.checkpoint.every_epochs)
+    )
+    yield (
+        f"run       {run.total_steps:,} steps, {run.total_steps * config.train.batch_size:,} "
+        f"images, {evaluations:,} evaluations, {saves:,} checkpoints"
+    )
+    state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(run.abstract_state()))
+    kept = config.checkpoint.keep + 1
+    yield (
+        f"disk      {_gib(kept * state)} for checkpoints: the last {config.checkpoint.keep} and "
+        f"the best, {_gib(state)} each; {_gib((kept + 1) * state)} while one is being replaced"
+    )
+    if devices.stated:
+        yield f"time      not measured: {devices.stated}"
+        return
+    times = measure(run)
+    total = run.total_steps * times.step + evaluations * times.evaluation
+    yield (
+        f"time      {_duration(total)}: {run.total_steps:,} steps of {_duration(times.step)} and "
+        f"{evaluations:,} evaluations of {_duration(times.evaluation)}; {times.how}"
+    )
+    yield (
+        "          compiling, saving and waiting for data are not in it: the data must come at "
+        f"{config.train.batch_size / times.step:,.0f} images/s"
+    )
+
+
+def _find_splits(config: ml_collections.ConfigDict) -> Splits:
+    """Opens the data that are prepared; else takes their known size, and prepares nothing."""
+    data = config.data
+    if data.name == "synthetic":
+        return sources.synthetic_split(data.image_size, 1_281_167), sources.synthetic_split(
+            data.image_size, 1024
+        )
+    folder = sources.resolve_data_dir(data.data_dir) / data.name.split(":")[0]
+
+    def find(split: str) -> sources.Split:
+        known = None if folder.exists() else stand_in(data.name, split, data.image_size)
+        return known or sources.open_split(data.name, split, data.data_dir)
+
+    return find(data.train_split), find(data.eval_split)
+
+
+def _compiled_line(run: Experiment, step: CompiledStep) -> str:
+    parts, images = run.config.train.accumulation_steps, run.config.train.batch_size
+    expected = 6 * run.macs_per_image * images / run.layout.mesh.size
+    counted = f"{step.flops / 1e9:,.4g} GFLOP" if step.memory else "unknown FLOPs"
+    return (
+        f"compiled  in {step.seconds:.0f} s: {counted} a step and device as XLA counts its program"
+        + (f" (the loop over the parts {parts} times)" if parts > 1 else "")
+        + f"; {expected / 1e9:,.4g} by 6 x multiply-accumulates x images"
+    )
+
+
+def _memory_lines(step: CompiledStep, limit: int | None) -> Iterator[str]:
+    has = _gib(limit) if limit else "unknown; state it with --device_memory_gib=16"
+    memory = step.memory
+    if memory is None:
+        yield f"memory    does not fit: {step.refusal}"
+        return
+    yield (
+        f"memory    on each device: parameters {_gib(memory.parameters)}, "
+        f"optimizer {_gib(memory.optimizer)}, average {_gib(memory.average)}, "
+        f"batches {_gib(memory.batches)}, gradients and activations {_gib(memory.working)}"
+    )
+    verdict = "" if limit is None else ": it fits" if _fits(step, limit) else ": DOES NOT FIT"
+    yield f"          together {_gib(memory.total)}; a device has {has}{verdict}"
+
+
+def _fits(step: CompiledStep, limit: int | None) -> bool:
+    return step.memory is not None and (limit is None or step.memory.total <= limit)
+
+
+def _search(run: Experiment, splits: Splits, limit: int) -> Generator[str, None, Overrides | None]:
+    """Compiles what takes less memory, what costs least first; returns the first that fits.
+
+    More and more measures are taken together; with each set of them as few parts of the batch
+    as will do. A set whose smallest parts do not fit is passed over.
+    """
+    train, devices = run.config.train, run.layout.mesh.size
+    measures: Overrides = {}
+    if not train.remat:
+        measures["train.remat"] = True
+    if train.dtype == "float32":
+        measures["train.dtype"] = "bfloat16"
+    if devices > 1 and not train.shard_state:
+        measures["train.shard_state"] = True
+    sets: list[Overrides] = [dict(list(measures.items())[:n]) for n in range(len(measures) + 1)]
+    if bytes_on_a_device(run.abstract_state()) > limit > 0:  # then nothing but sharding helps
+        sets = [{"train.shard_state": True, **some} for some in sets[:-1]]
+
+    # Mixing makes pairs, so that a part is even.
+    least = math.lcm(devices, 2)
+    all_parts = []
+    parts = train.accumulation_steps
+    while train.batch_size % (parts * least) == 0:
+        all_parts.append(parts)
+        parts *= 2
+    enough = [n for n in all_parts if train.batch_size // n >= _FEW_IMAGES * devices]
+
+    for i, some in enumerate(sets):
+        usual = all_parts if i == len(sets) - 1 else enough
+        options = [
+            {"train.accumulation_steps": n, **some} if n > train.accumulation_steps else some
+            for n in usual
+        ]
+        options = [option for option in options if option]
+        low, high, fits = 0, len(options) - 1, False
+        middle = high  # the smallest parts first
+        while low <= high:
+            step = compile_step(_change(run, options[middle], splits))
+            total = _gib(step.memory.total) if step.memory else "too much"
+            fits = _fits(step, limit or None)
+            yield f"          {total:>10}  {_flags(options[middle])}{'  fits' if fits else ''}"
+            if not fits and middle == len(options) - 1:
+                break
+            low, high = (low, middle - 1) if fits else (middle + 1, high)
+            middle = (low + high) // 2
+        else:
+            if options:
+                return options[low]
+    return None
+
+
+def _change(run: Experiment, changes: Overrides, splits: Splits) -> Experiment:
+    config = config_lib.override(run.config, changes)
+    return create_experiment(config, list(run.layout.mesh.devices.flat), splits=splits)
+
+
+def _flags(changes: Mapping[str, typing.Any]) -> str:
+    return " ".join(f"--config.{field}={value}" for field, value in changes.items())
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.3g} GiB"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60), ("s", 1)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"

@@ -1,0 +1,182 @@
+"""What the training step costs: its memory, compiled but not run; its time, on synthetic images."""
+
+import dataclasses
+import math
+import re
+import statistics
+import time
+import typing
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from s2mlp_jax import parallel
+from s2mlp_jax.data.pipeline import Batch
+from s2mlp_jax.experiment import Experiment
+from s2mlp_jax.train import make_train_step
+from s2mlp_jax.trainlog import IN_FLIGHT
+
+_WARM_UP, _MEASURED = 3, 5
+
+# Floating-point operations that are measured on a CPU at once: some seconds' worth.
+_CPU_FLOPS = 1e11
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on one device while a step runs, those of batches that wait for theirs included.
+
+    Attributes:
+      total: as XLA laid it out. Over the sum of the others where arrays are padded.
+      working: gradients, activations, and all else that lives within the step only.
+    """
+
+    parameters: int
+    optimizer: int
+    average: int
+    batches: int
+    working: int
+    total: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """A training step, compiled.
+
+    Attributes:
+      memory: None where XLA gave up because the device has too little.
+      refusal: what it said then.
+      flops: floating-point operations on one device as XLA counts its program: a multiply-add
+        is two. It counts the loop over the parts of a batch once; here that is set right.
+    """
+
+    memory: Memory | None
+    refusal: str
+    flops: float
+    seconds: float
+
+
+def compile_step(run: Experiment) -> CompiledStep:
+    """Compiles a run's training step from shapes alone: no image and no weight is drawn."""
+    start = time.perf_counter()
+    jitted = make_train_step(run.config, run.model, run.optimizer, run.schedule, run.layout)
+    arguments = run.abstract_step_arguments()
+    try:
+        compiled = jitted.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        refusal = re.sub(r"^RESOURCE_EXHAUSTED: |\s*$", "", str(error).splitlines()[0])
+        return CompiledStep(None, refusal, math.nan, time.perf_counter() - start)
+    counted = (compiled.cost_analysis() or {}).get("flops", math.nan)
+    flops = counted * run.config.train.accumulation_steps
+    memory = _memory(run, arguments, compiled.memory_analysis())
+    return CompiledStep(memory, "", flops, time.perf_counter() - start)
+
+
+def bytes_on_a_device(tree: typing.Any) -> int:
+    """Sums what arrays, given as jax.ShapeDtypeStruct with shardings, take on one device."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+
+
+def _memory(run: Experiment, arguments: typing.Any, analysis: typing.Any) -> Memory:
+    state, batch, _ = arguments
+    held, inputs = bytes_on_a_device(state), bytes_on_a_device(batch)
+    parameters, average = (bytes_on_a_device(x) for x in (state.params, state.ema_params))
+    # On a GPU and a TPU the peak is that of all; on a CPU it is that of the arguments.
+    new = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    step = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + new
+    step = max(step, getattr(analysis, "peak_memory_in_bytes", 0))
+    return Memory(
+        parameters=parameters,
+        optimizer=held - parameters - average,
+        average=average,
+        batches=(1 + IN_FLIGHT) * inputs,
+        working=step - analysis.argument_size_in_bytes,
+        total=step + IN_FLIGHT * inputs,
+    )
+
+
+class Times(typing.NamedTuple):
+    """Seconds of one training step and of one whole evaluation; and how that was found."""
+
+    step: float
+    evaluation: float
+    how: str
+
+
+def measure(run: Experiment) -> Times:
+    """Takes some steps on synthetic images, on the devices of the run, which must be there.
+
+    On a CPU, where a step of a large model takes minutes, two smaller batches are measured and
+    the straight line through them is followed to the run's.
+    """
+    batch_size, devices = run.config.train.batch_size, run.layout.mesh.size
+    on_cpu = run.layout.mesh.devices.flat[0].platform == "cpu"
+    flops = 2 * run.macs_per_image  # of an image, forward
+    least = math.lcm(devices, 2)  # of which mixing makes pairs
+    small = least * max(1, int(_CPU_FLOPS / (3 * flops * least)))
+    how = f"the median of {_MEASURED} steps on synthetic images"
+    if not on_cpu or batch_size <= 2 * small:
+        step = _step_seconds(run)
+    else:
+        one, two = (_step_seconds(_with_batch(run, size)) for size in (small, 2 * small))
+        step = max(two, one + (two - one) * (batch_size / small - 1))
+        how += f" at batches of {small} and {2 * small}, scaled to {batch_size}"
+
+    eval_size = -(-run.config.eval.batch_size // devices) * devices
+    if on_cpu:
+        eval_size = min(eval_size, devices * max(1, int(_CPU_FLOPS / (flops * devices))))
+    evaluation = _eval_seconds(run, eval_size) * math.ceil(len(run.eval_split) / eval_size)
+    if run.config.train.ema_decay > 0:
+        evaluation *= 2
+    return Times(step, evaluation, how)
+
+
+def _with_batch(run: Experiment, batch_size: int) -> Experiment:
+    config = run.config.copy_and_resolve_references()
+    config.train.batch_size, config.train.accumulation_steps = batch_size, 1
+    return dataclasses.replace(run, config=config)
+
+
+def _step_seconds(run: Experiment) -> float:
+    step = make_train_step(run.config, run.model, run.optimizer, run.schedule, run.layout)
+    batch = parallel.shard_batch(run.layout, _noise(run, run.config.train.batch_size))
+    state = run.draw_state()
+
+    def take_step() -> typing.Any:
+        nonlocal state
+        state, metrics = step(state, batch, run.key)
+        return metrics
+
+    return _median_seconds(take_step)
+
+
+def _eval_seconds(run: Experiment, batch_size: int) -> float:
+    noise = _noise(run, batch_size)
+    batch = parallel.shard_batch(run.layout, {**noise, "mask": np.ones(len(noise["label"]), bool)})
+    params = run.draw_state().params
+    return _median_seconds(lambda: run.eval_step(params, batch))
+
+
+def _noise(run: Experiment, batch_size: int) -> Batch:
+    """Returns this process's part of a batch of noise."""
+    rng, size = np.random.default_rng(0), run.config.data.image_size
+    local = len(parallel.local_positions(run.layout, batch_size))
+    shape = (local, size, size, run.train_split.channels)
+    return {
+        "image": rng.integers(0, 256, shape, np.uint8),
+        "label": rng.integers(0, run.model.num_classes, local, np.int32),
+    }
+
+
+def _median_seconds(function: Callable[[], typing.Any]) -> float:
+    seconds = []
+    for _ in range(_WARM_UP + _MEASURED):
+        start = time.perf_counter()
+        jax.block_until_ready(function())
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[_WARM_UP:])

@@ -1,0 +1,201 @@
+"""Plans: figures that are right, advice that holds, and nothing written."""
+
+import os
+import pathlib
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from s2mlp_jax import step_cost
+from s2mlp_jax.config import load_config
+from s2mlp_jax.data.stand_in import stand_in
+from s2mlp_jax.experiment import create_experiment
+from s2mlp_jax.plan import plan
+from s2mlp_jax.stated_devices import Devices, find
+from tests.helpers import ROOT, tiny_config
+from tests.test_cli import main
+
+# The paper's model and recipe, small.
+WIDE = "--config=configs/s2mlp_wide.py"
+SMALL = {"model.depth": 4, "model.dim": 64, "data.image_size": 64, "train.batch_size": 128}
+SMALL_FLAGS = [f"--config.{name}={value}" for name, value in SMALL.items()]
+NO_DATA = {"TFDS_DATA_DIR": "/nonexistent"}
+
+
+def small_config(**overrides):  # noqa: ANN003, ANN201
+    fields = {name.replace("__", "."): value for name, value in overrides.items()}
+    return load_config(str(ROOT / "configs/s2mlp_wide.py"), {**SMALL, **fields})
+
+
+def total_of(lines: str) -> float:
+    return float(re.search(r"together ([\d.e-]+) GiB", lines)[1])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_memory_is_what_the_arrays_take(devices: int) -> None:
+    config = tiny_config(model__dim=64, train__accumulation_steps=1)
+    run = create_experiment(config, jax.devices()[:devices])
+    step = step_cost.compile_step(run)
+    memory = step.memory
+    assert memory is not None
+    count = sum(x.size for x in jax.tree.leaves(run.abstract_state().params))
+    assert memory.parameters == memory.average == 4 * count
+    assert 8 * count <= memory.optimizer <= 8 * count + 100  # two moments, and counters
+    batch = config.train.batch_size // devices
+    assert memory.batches == 5 * batch * (8 * 8 + 4)
+    parts = memory.parameters + memory.average + memory.optimizer + memory.batches + memory.working
+    assert memory.working > 4 * count  # the gradients at least
+    assert parts <= memory.total <= parts + 100  # the key
+    # XLA counts the matrix products, and what is between them.
+    expected = 6 * run.macs_per_image * batch
+    assert expected < step.flops < 1.5 * expected + 30 * count
+
+
+def test_flops_are_those_of_all_parts() -> None:
+    one, four = (
+        step_cost.compile_step(
+            create_experiment(tiny_config(train__accumulation_steps=n), jax.devices()[:1])
+        )
+        for n in (1, 4)
+    )
+    assert four.flops == pytest.approx(one.flops, rel=0.2)
+
+
+def test_sharding_and_parts_take_less_memory() -> None:
+    def total(**overrides):  # noqa: ANN003, ANN202
+        run = create_experiment(
+            small_config(**overrides), splits=(stand_in("imagenet2012", "train", 64),) * 2
+        )
+        memory = step_cost.compile_step(run).memory
+        assert memory is not None
+        return memory
+
+    plain, parts, cut = (
+        total(),
+        total(train__accumulation_steps=4),
+        total(train__shard_state=True),
+    )
+    assert parts.working < plain.working
+    assert parts.parameters == plain.parameters
+    assert cut.parameters < plain.parameters / 6
+    assert cut.optimizer < plain.optimizer / 6
+
+
+def test_times_grow_with_the_batch_and_are_scaled_where_it_is_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = create_experiment(tiny_config(train__batch_size=64), jax.devices()[:1])
+    assert "scaled" not in step_cost.measure(run).how
+    monkeypatch.setattr(step_cost, "_CPU_FLOPS", 6 * run.macs_per_image * 8)
+    taken: dict[int, float] = {8: 2.0, 16: 3.0}
+    monkeypatch.setattr(step_cost, "_step_seconds", lambda r: taken[r.config.train.batch_size])
+    monkeypatch.setattr(step_cost, "_eval_seconds", lambda r, size: 0.5)
+    times = step_cost.measure(run)
+    assert times.how.endswith("at batches of 8 and 16, scaled to 64")
+    assert times.step == 1.0 + 64 / 8  # a second for every 8 images, and one in any case
+    assert times.evaluation == 2 * 0.5 * np.ceil(360 / 24)
+
+
+def test_stand_ins_have_the_known_sizes() -> None:
+    def size(name: str, split: str) -> int:
+        found = stand_in(name, split, 224)
+        assert found is not None
+        return len(found)
+
+    assert size("imagenet2012", "train") == 1_281_167
+    assert size("imagenet2012_256", "validation") == 50_000
+    assert size("imagenet2012:5.1.0", "train[:10%]") == 128_117
+    assert size("cifar10", "train[100:]+test") == 59_900
+    assert stand_in("food101", "train", 224) is None
+    with pytest.raises(ValueError, match="no split 'test'. It has train, validation"):
+        stand_in("imagenet2012", "test", 224)
+    # They are those of the data sets prepared here.
+    config = tiny_config()
+    run = create_experiment(config)
+    for split in (run.train_split, run.eval_split):
+        title, part = split.name.split(" ")
+        known = stand_in("digits", part, 8)
+        assert known is not None
+        assert (len(known), known.num_classes, known.channels) == (len(split), 10, 1), title
+
+
+def test_prepared_data_are_counted() -> None:
+    lines = "\n".join(plan(small_config(), Devices(jax.devices(), "stated by a test")))
+    assert "imagenet2012/5.1.0 train: 24 images" in lines
+
+
+def test_data_of_unknown_size_get_the_command_that_prepares_them() -> None:
+    config = small_config(data__name="food101")
+    with pytest.raises(ValueError, match="'food101' is not prepared"):
+        next(plan(config, Devices(jax.devices(), "")))
+
+
+def test_devices_that_cannot_be() -> None:
+    for spec in ("0", "-1", "many", "v5e"):
+        with pytest.raises(ValueError, match="must be a number, or a TPU slice"):
+            find(spec)
+
+
+@pytest.mark.slow
+def test_plan_of_the_digits(tmp_path: pathlib.Path) -> None:
+    """As it stands: measured, and nothing written, not even the data set."""
+    digits = "--config=configs/s2mlp_digits.py"
+    code, output = main("--mode=plan", digits, TFDS_DATA_DIR=str(tmp_path), HOME=str(tmp_path))
+    assert code == 0, output
+    assert "167,754 parameters, 2,626,176 multiply-accumulates" in output
+    assert "train (not prepared here): 1,437 images" in output
+    assert "674 steps, 43,136 images, 30 evaluations, 6 checkpoints" in output
+    assert "parameters 0.000625 GiB, optimizer 0.00125 GiB, average 0 GiB" in output
+    assert re.search(r"time +[\d.]+ \w+: 674 steps of [\d.]+ m?s and 30 evaluations", output)
+    assert ": it fits" in output
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_advice_holds() -> None:
+    """What the plan of a run that does not fit advises does fit, and says the same figure."""
+    command = ["--mode=plan", WIDE, *SMALL_FLAGS, "--devices=8"]
+    code, output = main(*command, **NO_DATA)
+    assert code == 0, output
+    assert "devices   8 x cpu" in output
+    assert "1,281,167 images" in output
+    assert "state it with --device_memory_gib" in output
+    assert "time      not measured: the 8 devices are parts of one CPU" in output
+    limit = f"--device_memory_gib={0.55 * total_of(output)}"
+    code, output = main(*command, limit, **NO_DATA)
+    assert code == 0, output
+    assert "DOES NOT FIT" in output
+    advice = re.search(r"advice +it fits with (.*)", output)
+    assert advice, output
+    total = re.search(rf"([\d.e-]+) GiB  {re.escape(advice[1])}  fits", output)
+    assert total, output
+    code, output = main(*command, limit, *advice[1].split(), **NO_DATA)
+    assert code == 0, output
+    assert ": it fits" in output
+    assert total_of(output) == float(total[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--mode=plan needs a --config"),
+        ([WIDE, "--devices=three"], "--devices must be a number, or a TPU slice"),
+        ([WIDE, "--devices=3"], "train.batch_size 1024 cannot be divided over 3 devices"),
+        ([WIDE, "--config.data.name=nothing"], "Unknown data set 'nothing'"),
+    ],
+)
+def test_mistakes_get_one_line(arguments: list[str], message: str) -> None:
+    code, output = main("--mode=plan", *arguments, **NO_DATA)
+    assert code == 2, output
+    assert message in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_training_needs_a_workdir() -> None:
+    code, output = main(WIDE)
+    assert code == 2
+    assert "Error: A --workdir is needed" in output
