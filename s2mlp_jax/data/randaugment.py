@@ -256,6 +256,4 @@ def _warp(images: jax.Array, matrices: jax.Array, fill: Sequence[int]) -> jax.Ar
 def _cubic(values: Sequence[jax.Array], at: jax.Array) -> jax.Array:
     """The cubic between the second and the third of four values (Pillow's, with slope -1)."""
     v1, v2, v3, v4 = values
-    return v2 + at * (
-        (v3 - v1) + at * (2.0 * (v1 - v2) + v3 - v4 + at * (v2 - v1 - v3 + v4))
-    )
+    return v2 + at * ((v3 - v1) + at * (2.0 * (v1 - v2) + v3 - v4 + at * (v2 - v1 - v3 + v4)))
