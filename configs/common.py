@@ -39,10 +39,12 @@ def get_config(model: str = "s2mlp_wide") -> ml_collections.ConfigDict:
     data.repeats = 3  # views of an image in one batch: repeated augmentation [S2], 3 [DeiT]
     data.eval_crop_ratio = 0.875  # resize to image_size / ratio, then central crop [DeiT]
     data.interpolation = "bicubic"  # [DeiT]
+    data.decoder = "turbo"  # of training views, or pillow: slower, the reference's pixels [ours]
+    data.on_corrupt = "stop"  # at a broken image, or skip: leave it out, and count it [ours]
     data.mean = (0.485, 0.456, 0.406)  # of pixels in [0, 1], a channel [DeiT]
     data.std = (0.229, 0.224, 0.225)
     data.num_threads = 16  # that decode and augment [ours]
-    data.prefetch = 2  # batches prepared ahead, at least one a thread [ours]
+    data.prefetch = 2  # batches being made, or ready in memory, beside the one in use [ours]
 
     # On the device. The paper says "as DeiT", which has "rand-m9-mstd0.5-inc1" and the rest.
     config.augment = augment = ml_collections.ConfigDict()

@@ -14,6 +14,7 @@ import ml_collections
 
 from s2mlp_jax.data.augment import Crops
 from s2mlp_jax.data.mix import Augmentation
+from s2mlp_jax.data.pipeline import ON_CORRUPT
 from s2mlp_jax.models import create_model
 from s2mlp_jax.models.backbone import Backbone
 from s2mlp_jax.models.variants import field_types, get_variant
@@ -155,6 +156,10 @@ def _check(config: ml_collections.ConfigDict) -> None:
         raise ValueError(
             f"data.image_size {data.image_size} is not a multiple of "
             f"model.patch_size {config.model.patch_size}."
+        )
+    if data.on_corrupt not in ON_CORRUPT:
+        raise ValueError(
+            f"Unknown data.on_corrupt {data.on_corrupt!r}. Allowed are {', '.join(ON_CORRUPT)}."
         )
     if len(data.mean) != len(data.std):
         raise ValueError(f"data.mean {data.mean} and data.std {data.std} differ in length.")

@@ -32,12 +32,15 @@ def make_eval_step(
         not_earlier = jnp.arange(logits.shape[-1])[None, :] >= labels[:, None]
         rank = jnp.sum(~((score > logits) | ((score == logits) & not_earlier)), axis=-1)
         hit = {k: mask & (rank < k) & ~jnp.isnan(score[:, 0]) for k in (1, 5)}
-        return {
+        sums = {
             "loss": jnp.sum(jnp.where(mask, losses, 0.0)),
             "top1": jnp.sum(hit[1]),
             "top5": jnp.sum(hit[5]),
             "count": jnp.sum(mask),
         }
+        if "corrupt" in batch:  # counted here, as each process knows of its own images alone
+            sums["corrupt"] = jnp.sum(batch["corrupt"])
+        return sums
 
     return jax.jit(
         eval_step,
@@ -60,10 +63,10 @@ def evaluate(
 
     Returns:
       For each name NAME/accuracy_top1 and NAME/accuracy_top5 as fractions, NAME/loss (nats,
-      mean) and NAME/count.
+      mean) and NAME/count; and NAME/corrupt_images, if any were left out.
 
     Raises:
-      RuntimeError: if the images counted are not the expected ones.
+      RuntimeError: if the images counted and those left out are not the expected ones.
     """
     totals: collections.Counter[str] = collections.Counter()
     pending: dict[str, jax.Array] = {}
@@ -79,9 +82,12 @@ def evaluate(
     _add(totals, pending)
     result: dict[str, float] = {}
     for name in params:
-        count = totals[f"{name}/count"]
-        if count != expected_count:
-            raise RuntimeError(f"Evaluated {count} images, expected {expected_count}.")
+        count, corrupt = totals[f"{name}/count"], totals[f"{name}/corrupt"]
+        if count + corrupt != expected_count or count == 0:
+            left_out = f" and left out {corrupt}" if corrupt else ""
+            raise RuntimeError(f"Evaluated {count} images{left_out}, expected {expected_count}.")
+        if corrupt:
+            result[f"{name}/corrupt_images"] = corrupt
         result[f"{name}/accuracy_top1"] = totals[f"{name}/top1"] / count
         result[f"{name}/accuracy_top5"] = totals[f"{name}/top5"] / count
         result[f"{name}/loss"] = totals[f"{name}/loss"] / count

@@ -111,6 +111,7 @@ class Experiment:
             start_step=start_step,
             num_threads=data.num_threads,
             prefetch=data.prefetch,
+            on_corrupt=data.on_corrupt,
         )
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
@@ -124,6 +125,8 @@ class Experiment:
             batch_size,
             parallel.local_positions(self.layout, batch_size),
             self.config.data.num_threads,
+            self.config.data.prefetch,
+            self.config.data.on_corrupt,
         )
         params = {"eval": state.params}
         if state.ema_params is not None:

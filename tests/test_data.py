@@ -31,6 +31,7 @@ def crops(**changes) -> Crops:  # noqa: ANN003
         "flip": 0.5,
         "eval_crop_ratio": 1.0,
         "interpolation": "bicubic",
+        "decoder": "turbo",
     }
     return Crops(**{**defaults, **changes})
 

@@ -4,17 +4,26 @@ The order of the training data, random draws included, is a function of (seed, p
 alone: the same for any number of processes and threads, and for a run that was resumed.
 """
 
+import collections
+import concurrent.futures
+import functools
 import itertools
+import logging
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import grain
 import numpy as np
 
-from s2mlp_jax.data.augment import Crops, decode, eval_view, train_view
+from s2mlp_jax.data.augment import BrokenImageError, Crops, decode, eval_view, train_view
 from s2mlp_jax.data.sources import Split
 
 Batch = dict[str, np.ndarray]
+# Of one batch: its arrays, not filled yet, and what has to be done to fill them, in any order.
+_Work = tuple[Batch, list[Callable[[], None]]]
+
+ON_CORRUPT: tuple[str, ...] = ("stop", "skip")
+_IMAGES_PER_JOB = 16  # at the most; to hand over single small images costs more than to make them
 
 
 def train_batches(
@@ -27,6 +36,7 @@ def train_batches(
     start_step: int = 0,
     num_threads: int = 16,
     prefetch: int = 2,
+    on_corrupt: str = "stop",
 ) -> Iterator[Batch]:
     """Yields this process's part of the global batches, without end.
 
@@ -37,72 +47,162 @@ def train_batches(
       batch_size: of the global batch.
       positions: the positions within the global batch that this process holds.
       repeats: views of each image in a batch (repeated augmentation, arXiv 1901.09335). A batch
-        then has so many times fewer images, and its views of one lie far apart in it.
+        then has so many times fewer images, and its views of one lie far apart in it. An image
+        is decoded once for all of its views that this process holds.
       start_step: batches to pass over; they are skipped, not read.
-      num_threads: that read and augment; 0 does all in the calling thread.
-      prefetch: batches to prepare ahead; each thread prepares one in any case.
+      num_threads: that read and augment, each a few images of a batch at a time; 0 does all in
+        the calling thread.
+      prefetch: batches that are being made, or wait in memory, while the caller has another.
+      on_corrupt: "stop" raises; "skip" takes the next readable record of the split instead of a
+        broken one.
 
     Yields:
-      image (len(positions), image_size, image_size, c) uint8 and label (len(positions),) int32.
+      image (len(positions), image_size, image_size, c) uint8 and label (len(positions),) int32;
+      with "skip" also corrupt (len(positions),) bool, True where another record stands in.
+
+    Raises:
+      BrokenImageError: it names the record; the batches before were yielded.
     """
     if split.name == "synthetic":
         yield from itertools.repeat(_synthetic_batch(split, positions))
 
     # Every image of the endless stream, by its place; nothing is read before it is asked for.
     stream = grain.MapDataset.source(split.source).seed(seed).shuffle().repeat()
-    local, distinct = len(positions), -(-batch_size // repeats)
+    distinct = -(-batch_size // repeats)
+    views: dict[int, list[int]] = {}  # the image's place in the batch -> its rows here
+    for row, position in enumerate(positions):
+        views.setdefault(int(position) % distinct, []).append(row)
+    read = _Reader(split, crops.decoder, on_corrupt)
 
-    def element(index: int) -> dict[str, typing.Any]:
-        step, offset = divmod(index, local)
-        position = int(positions[offset])
-        record = stream[step * distinct + position % distinct]
-        rng = np.random.default_rng((seed, step * batch_size + position))
-        return {
-            "image": train_view(decode(record, split.channels, split.name), crops, rng),
-            "label": np.int32(record["label"]),
-        }
+    def fill(batch: Batch, step: int, places: tuple[int, ...]) -> None:
+        for place in places:
+            record, image, corrupt = read(stream[step * distinct + place])
+            for row in views[place]:
+                rng = np.random.default_rng((seed, step * batch_size + int(positions[row])))
+                batch["image"][row] = train_view(image, crops, rng)
+                batch["label"][row] = record["label"]
+                if on_corrupt == "skip":
+                    batch["corrupt"][row] = corrupt
 
-    last = len(stream) // batch_size
-    elements = grain.MapDataset.range(start_step * local, last * local).map(element)
-    yield from _batched(elements, local, num_threads, prefetch)
+    def work(step: int) -> _Work:
+        batch = _empty_batch(len(positions), crops.image_size, split.channels)
+        if on_corrupt == "skip":
+            batch["corrupt"] = np.empty(len(positions), bool)
+        return batch, [functools.partial(fill, batch, step, p) for p in _jobs(views, num_threads)]
+
+    steps = range(start_step, len(stream) // batch_size)
+    yield from _prefetched(map(work, steps), num_threads, prefetch)
 
 
 def eval_batches(
-    split: Split, crops: Crops, batch_size: int, positions: np.ndarray, num_threads: int = 16
+    split: Split,
+    crops: Crops,
+    batch_size: int,
+    positions: np.ndarray,
+    num_threads: int = 16,
+    prefetch: int = 2,
+    on_corrupt: str = "stop",
 ) -> Iterator[Batch]:
     """Yields this process's part of the global batches of one pass, every image once.
 
     The last batch is filled up; `mask` is False for what fills it.
 
+    Args:
+      on_corrupt: "stop" raises; "skip" masks a broken image out.
+      split, crops, batch_size, positions, num_threads, prefetch: as in `train_batches`.
+
     Yields:
-      image and label as in `train_batches`, and mask (len(positions),) bool.
+      image and label as in `train_batches`, and mask (len(positions),) bool; with "skip" also
+      corrupt, True for the broken images that the mask leaves out.
+
+    Raises:
+      BrokenImageError: it names the record.
     """
-    local = len(positions)
-    steps = -(-len(split) // batch_size)
+    read = _Reader(split, "pillow", on_corrupt)
 
-    def element(index: int) -> dict[str, typing.Any]:
-        step, offset = divmod(index, local)
-        position = step * batch_size + int(positions[offset])
-        record = split.source[min(position, len(split) - 1)]
-        return {
-            "image": eval_view(decode(record, split.channels, split.name), crops),
-            "label": np.int32(record["label"]),
-            "mask": np.bool_(position < len(split)),
-        }
+    def fill(batch: Batch, step: int, rows: tuple[int, ...]) -> None:
+        for row in rows:
+            position = step * batch_size + int(positions[row])
+            inside = position < len(split)
+            record, image, corrupt = read(split.source[min(position, len(split) - 1)])
+            batch["image"][row] = eval_view(image, crops)
+            batch["label"][row] = record["label"]
+            batch["mask"][row] = inside and not corrupt
+            if on_corrupt == "skip":
+                batch["corrupt"][row] = inside and corrupt
 
-    elements = grain.MapDataset.range(steps * local).map(element)
-    yield from _batched(elements, local, num_threads, prefetch=2)
+    def work(step: int) -> _Work:
+        batch = _empty_batch(len(positions), crops.image_size, split.channels)
+        for name in ("mask", "corrupt") if on_corrupt == "skip" else ("mask",):
+            batch[name] = np.empty(len(positions), bool)
+        jobs = _jobs(range(len(positions)), num_threads)
+        return batch, [functools.partial(fill, batch, step, rows) for rows in jobs]
+
+    steps = range(-(-len(split) // batch_size))
+    yield from _prefetched(map(work, steps), num_threads, prefetch)
 
 
-def _batched(
-    elements: grain.MapDataset, batch_size: int, num_threads: int, prefetch: int
-) -> grain.IterDataset:
-    """Makes batches in `num_threads` threads, in order, at least `prefetch` ahead."""
-    # A thread makes a whole batch, so that it hands over once a batch and not once an image.
-    # Fewer batches ahead than threads would leave threads idle.
-    ahead = max(prefetch, num_threads) if num_threads else 0
-    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=ahead)
-    return elements.batch(batch_size).to_iter_dataset(options)
+class _Reader:
+    """Decodes records; puts the next readable one in the place of a broken one, if that is asked."""
+
+    def __init__(self, split: Split, decoder: str, on_corrupt: str) -> None:
+        self._split, self._decoder, self._on_corrupt = split, decoder, on_corrupt
+        self._told: set[int] = set()
+
+    def __call__(
+        self, record: dict[str, typing.Any]
+    ) -> tuple[dict[str, typing.Any], np.ndarray, bool]:
+        """Returns the record, its pixels, and whether it stands in for the one asked for."""
+        asked = record["index"]
+        for ahead in range(1, len(self._split) + 1):
+            try:
+                image = decode(record, self._split.channels, self._split.name, self._decoder)
+                return record, image, record["index"] != asked
+            except BrokenImageError as error:
+                if self._on_corrupt == "stop":
+                    raise
+                if record["index"] not in self._told:
+                    self._told.add(record["index"])
+                    logging.getLogger(__name__).warning("Skipped. %s", error)
+            record = self._split.source[(asked + ahead) % len(self._split)]
+        raise BrokenImageError(f"{self._split.name} has no image that can be read.")
+
+
+def _empty_batch(size: int, image_size: int, channels: int) -> Batch:
+    return {
+        "image": np.empty((size, image_size, image_size, channels), np.uint8),
+        "label": np.empty(size, np.int32),
+    }
+
+
+def _jobs(items: Iterable[int], num_threads: int) -> list[tuple[int, ...]]:
+    """Cuts a batch's items into parts for the threads."""
+    items = tuple(items)
+    size = min(_IMAGES_PER_JOB, -(-len(items) // max(num_threads, 1)))
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _prefetched(works: Iterator[_Work], num_threads: int, prefetch: int) -> Iterator[Batch]:
+    """Yields the batches in order, filled by `num_threads` threads, `prefetch` ahead."""
+    if num_threads == 0:
+        for batch, jobs in works:
+            for job in jobs:
+                job()
+            yield batch
+        return
+    pool = concurrent.futures.ThreadPoolExecutor(num_threads, "data")
+    ahead: collections.deque[tuple[Batch, list[concurrent.futures.Future[None]]]]
+    ahead = collections.deque()
+    try:
+        for batch, jobs in itertools.chain(works, itertools.repeat(({}, []), prefetch)):
+            ahead.append((batch, [pool.submit(job) for job in jobs]))
+            if len(ahead) > prefetch:
+                done, futures = ahead.popleft()
+                for future in futures:
+                    future.result()
+                yield done
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _synthetic_batch(split: Split, positions: np.ndarray) -> Batch:
