@@ -96,6 +96,8 @@ def make_train_step(
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": schedule(state.step),
         }
+        if "corrupt" in batch:  # data.on_corrupt="skip": images a step that stand in for others
+            metrics["corrupt_images"] = jnp.sum(batch["corrupt"], dtype=jnp.float32)
         new_state = TrainState(state.step + 1, params, opt_state, ema_params)
         return layout.constrain_state(new_state), metrics
 
