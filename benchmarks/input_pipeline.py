@@ -19,6 +19,7 @@ Each runs in a process of its own that is asked, by turns, for some batches; bet
 buffers are full and it sleeps. What was buffered is thrown away before the clock starts.
 """
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -46,7 +47,28 @@ FULL, SMALL = "imagenet2012", "imagenet2012_256"
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
+_LENGTH = 1_281_167  # records of an epoch: to shuffle 64 is slower than to shuffle ImageNet
+
 Batches = Iterator[typing.Any]
+
+
+class Repeated:
+    """A source over and over, until it has as many records as ImageNet."""
+
+    def __init__(self, source: sources.Source) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return _LENGTH
+
+    def __getitem__(self, index: int) -> dict[str, typing.Any]:
+        return self._source[index % len(self._source)]
+
+
+def open_repeated(name: str, data_dir: str) -> sources.Split:
+    """Opens the training split of a prepared data set."""
+    split = sources.open_split(name, "train", data_dir)
+    return dataclasses.replace(split, source=Repeated(split.source))
 
 
 def ours(
@@ -56,7 +78,7 @@ def ours(
     config = config_lib.load_config(common.config_file("s2mlp_wide"), {"data.decoder": decoder})
     layout = parallel.make_layout()
     for batch in train_batches(
-        sources.open_split(name, "train", data_dir),
+        open_repeated(name, data_dir),
         config_lib.make_crops(config),
         seed=0,
         batch_size=batch_size,
@@ -130,7 +152,7 @@ def data_loader(name: str, data_dir: str, batch_size: int) -> Batches:
         """A map-style data set."""
 
         def __init__(self) -> None:
-            self.source = sources.open_split(name, "train", data_dir).source
+            self.source = open_repeated(name, data_dir).source
             bicubic = transforms.InterpolationMode.BICUBIC
             self.view = transforms.Compose(
                 [
@@ -141,10 +163,10 @@ def data_loader(name: str, data_dir: str, batch_size: int) -> Batches:
             )
 
         def __len__(self) -> int:
-            return 10_000_000
+            return len(self.source)
 
         def __getitem__(self, index: int) -> tuple[typing.Any, int]:
-            record = self.source[index % len(self.source)]
+            record = self.source[index]
             image = Image.open(io.BytesIO(record["image"])).convert("RGB")
             return self.view(image), record["label"]
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from s2mlp_jax.data import sources
-from s2mlp_jax.data.augment import Crops, decode, eval_view, train_view
+from s2mlp_jax.data.augment import Crops, decode, eval_view, train_views
 from s2mlp_jax.data.pipeline import eval_batches, train_batches
 from s2mlp_jax.experiment import create_experiment
 from tests.data_sets import CIFAR_TEST, IMAGENET_TRAIN
@@ -34,6 +34,10 @@ def crops(**changes) -> Crops:  # noqa: ANN003
         "decoder": "turbo",
     }
     return Crops(**{**defaults, **changes})
+
+
+def train_view(image: np.ndarray, how: Crops, rng: np.random.Generator) -> np.ndarray:
+    return train_views({"image": image}, image.shape[-1], "", how, [rng])[0]
 
 
 def test_digits_are_the_1797_and_the_split_is_fixed_and_stratified() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import math
 import typing
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -83,9 +84,7 @@ class BrokenImageError(ValueError):
     """The bytes of a record are no whole image; the message names the record."""
 
 
-def decode(
-    record: dict[str, typing.Any], channels: int, origin: str, decoder: str = "pillow"
-) -> np.ndarray:
+def decode(record: dict[str, typing.Any], channels: int, origin: str) -> np.ndarray:
     """Decodes a record's image file to (h, w, channels) uint8; passes a decoded one through.
 
     An EXIF orientation is ignored, as ImageNet's other readers do.
@@ -95,7 +94,6 @@ def decode(
         a name besides.
       channels: 1 or 3; a grey image is repeated to three, a CMYK one converted.
       origin: the data set and split, for the message.
-      decoder: as in `Crops`.
 
     Raises:
       BrokenImageError: if the bytes are no whole image. A file cut at its end is none.
@@ -103,8 +101,6 @@ def decode(
     image = record["image"]
     if isinstance(image, np.ndarray):
         return image
-    if decoder == "turbo" and channels == 3 and (pixels := turbo.decode(image)) is not None:
-        return pixels
     try:
         pixels = np.asarray(Image.open(io.BytesIO(image)).convert("L" if channels == 1 else "RGB"))
     except (OSError, SyntaxError) as error:  # Pillow raises both for broken files
@@ -148,20 +144,63 @@ def _random_box(
     return left, top, left + w, top + h
 
 
-def train_view(image: np.ndarray, crops: Crops, rng: np.random.Generator) -> np.ndarray:
-    """Draws one training view, (image_size, image_size, c) uint8."""
-    size, pad = crops.image_size, crops.crop_padding
+class View(typing.NamedTuple):
+    """What was drawn for one training view; all in pixels."""
+
+    box: tuple[int, int, int, int]  # left, top, right, bottom: the part of the image that is taken
+    shift: tuple[int, int]  # down and right, of the padded crop
+    flip: bool
+
+
+def draw_view(height: int, width: int, crops: Crops, rng: np.random.Generator) -> View:
+    """Draws a training view of an image of that size."""
+    box, shift = (0, 0, width, height), (0, 0)
     if crops.train_crop == "random_resized":
-        left, top, right, bottom = _random_box(*image.shape[:2], crops.crop_area_min, rng)
-        image = image[top:bottom, left:right]  # before the resize, which sees nothing outside it
+        box = _random_box(height, width, crops.crop_area_min, rng)
+    elif crops.train_crop == "pad" and crops.crop_padding:
+        down, right = rng.integers(0, 2 * crops.crop_padding + 1, size=2)
+        shift = int(down), int(right)
+    return View(box, shift, bool(crops.flip and rng.random() < crops.flip))
+
+
+def make_view(image: np.ndarray, view: View, crops: Crops) -> np.ndarray:
+    """Makes a training view, (image_size, image_size, c) uint8, of an image's pixels."""
+    size, pad = crops.image_size, crops.crop_padding
+    left, top, right, bottom = view.box
+    image = image[top:bottom, left:right]  # before the resize, which sees nothing outside it
     image = _resize(image, size, size, crops.interpolation, crops.decoder)
     if crops.train_crop == "pad" and pad:
         padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-        top, left = rng.integers(0, 2 * pad + 1, size=2)
-        image = padded[top : top + size, left : left + size]
-    if crops.flip and rng.random() < crops.flip:
-        image = _mirror(image)
-    return image
+        down, right = view.shift
+        image = padded[down : down + size, right : right + size]
+    return _mirror(image) if view.flip else image
+
+
+def train_views(
+    record: dict[str, typing.Any],
+    channels: int,
+    origin: str,
+    crops: Crops,
+    rngs: Sequence[np.random.Generator],
+) -> list[np.ndarray]:
+    """Decodes a record, no more of it than needed, and makes a training view by each generator.
+
+    Raises:
+      BrokenImageError: as `decode` does; but by the "turbo" decoder damage in the middle of a
+        file is not noticed below the lowest crop.
+    """
+    image = record["image"]
+    turbo_reads = crops.decoder == "turbo" and channels == 3 and isinstance(image, bytes)
+    size = turbo.shape(image) if turbo_reads else None
+    if size is None:
+        pixels = decode(record, channels, origin)
+        views = [draw_view(pixels.shape[0], pixels.shape[1], crops, rng) for rng in rngs]
+    else:
+        views = [draw_view(*size, crops, rng) for rng in rngs]
+        found = turbo.decode(image, rows=max(view.box[3] for view in views))
+        # Where libjpeg finds a fault Pillow says what it is, or puts up with it.
+        pixels = decode(record, channels, origin) if found is None else found
+    return [make_view(pixels, view, crops) for view in views]
 
 
 def _mirror(image: np.ndarray) -> np.ndarray:

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterable, Iterator
 import grain
 import numpy as np
 
-from s2mlp_jax.data.augment import BrokenImageError, Crops, decode, eval_view, train_view
+from s2mlp_jax.data.augment import BrokenImageError, Crops, decode, eval_view, train_views
 from s2mlp_jax.data.sources import Split
 
 Batch = dict[str, np.ndarray]
+Record = dict[str, typing.Any]
 # Of one batch: its arrays, not filled yet, and what has to be done to fill them, in any order.
 _Work = tuple[Batch, list[Callable[[], None]]]
+_Made = typing.TypeVar("_Made")
 
 ON_CORRUPT: tuple[str, ...] = ("stop", "skip")
 _IMAGES_PER_JOB = 16  # at the most; to hand over single small images costs more than to make them
@@ -72,17 +74,25 @@ def train_batches(
     views: dict[int, list[int]] = {}  # the image's place in the batch -> its rows here
     for row, position in enumerate(positions):
         views.setdefault(int(position) % distinct, []).append(row)
-    read = _Reader(split, crops.decoder, on_corrupt)
+    read = _Reader(split, on_corrupt)
 
     def fill(batch: Batch, step: int, places: tuple[int, ...]) -> None:
-        for place in places:
-            record, image, corrupt = read(stream[step * distinct + place])
-            for row in views[place]:
-                rng = np.random.default_rng((seed, step * batch_size + int(positions[row])))
-                batch["image"][row] = train_view(image, crops, rng)
+        # All are read before the first is decoded, which would drive this code from the caches.
+        records = [stream[step * distinct + place] for place in places]
+        for place, asked in zip(places, records, strict=True):
+            rows = views[place]
+            numbers = [step * batch_size + int(positions[row]) for row in rows]
+
+            def make(record: Record, numbers: list[int] = numbers) -> list[np.ndarray]:
+                rngs = [np.random.default_rng((seed, number)) for number in numbers]
+                return train_views(record, split.channels, split.name, crops, rngs)
+
+            record, images = read(asked, make)
+            for row, image in zip(rows, images, strict=True):
+                batch["image"][row] = image
                 batch["label"][row] = record["label"]
                 if on_corrupt == "skip":
-                    batch["corrupt"][row] = corrupt
+                    batch["corrupt"][row] = record is not asked
 
     def work(step: int) -> _Work:
         batch = _empty_batch(len(positions), crops.image_size, split.channels)
@@ -118,18 +128,21 @@ def eval_batches(
     Raises:
       BrokenImageError: it names the record.
     """
-    read = _Reader(split, "pillow", on_corrupt)
+    read = _Reader(split, on_corrupt)
+
+    def make(record: Record) -> np.ndarray:
+        return eval_view(decode(record, split.channels, split.name), crops)
 
     def fill(batch: Batch, step: int, rows: tuple[int, ...]) -> None:
         for row in rows:
             position = step * batch_size + int(positions[row])
             inside = position < len(split)
-            record, image, corrupt = read(split.source[min(position, len(split) - 1)])
-            batch["image"][row] = eval_view(image, crops)
+            asked = split.source[min(position, len(split) - 1)]
+            record, batch["image"][row] = read(asked, make)
             batch["label"][row] = record["label"]
-            batch["mask"][row] = inside and not corrupt
+            batch["mask"][row] = inside and record is asked
             if on_corrupt == "skip":
-                batch["corrupt"][row] = inside and corrupt
+                batch["corrupt"][row] = inside and record is not asked
 
     def work(step: int) -> _Work:
         batch = _empty_batch(len(positions), crops.image_size, split.channels)
@@ -143,28 +156,25 @@ def eval_batches(
 
 
 class _Reader:
-    """Decodes records; puts the next readable one in the place of a broken one, if that is asked."""
+    """Makes something of records; with "skip", of the next one in the place of a broken one."""
 
-    def __init__(self, split: Split, decoder: str, on_corrupt: str) -> None:
-        self._split, self._decoder, self._on_corrupt = split, decoder, on_corrupt
+    def __init__(self, split: Split, on_corrupt: str) -> None:
+        self._split, self._on_corrupt = split, on_corrupt
         self._told: set[int] = set()
 
-    def __call__(
-        self, record: dict[str, typing.Any]
-    ) -> tuple[dict[str, typing.Any], np.ndarray, bool]:
-        """Returns the record, its pixels, and whether it stands in for the one asked for."""
-        asked = record["index"]
+    def __call__(self, asked: Record, make: Callable[[Record], _Made]) -> tuple[Record, _Made]:
+        """Returns what was made, and of which record."""
+        record = asked
         for ahead in range(1, len(self._split) + 1):
             try:
-                image = decode(record, self._split.channels, self._split.name, self._decoder)
-                return record, image, record["index"] != asked
+                return record, make(record)
             except BrokenImageError as error:
                 if self._on_corrupt == "stop":
                     raise
                 if record["index"] not in self._told:
                     self._told.add(record["index"])
-                    logging.getLogger(__name__).warning("Skipped. %s", error)
-            record = self._split.source[(asked + ahead) % len(self._split)]
+                    logging.getLogger(__name__).warning("Left out. %s", error)
+            record = self._split.source[(asked["index"] + ahead) % len(self._split)]
         raise BrokenImageError(f"{self._split.name} has no image that can be read.")
 
 
