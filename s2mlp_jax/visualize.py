@@ -18,7 +18,7 @@ import numpy as np
 
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.data import mix, randaugment
-from s2mlp_jax.data.augment import decode, eval_view, train_view
+from s2mlp_jax.data.augment import decode, draw_view, eval_view, make_view
 
 if typing.TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +65,9 @@ def augment(
     images = [images[i % len(images)] for i in range(_COLUMNS)]
     seen = jnp.asarray(np.stack([eval_view(image, crops) for image in images]))
     rng = np.random.default_rng(seed)
-    train = jnp.asarray(np.stack([train_view(image, crops, rng) for image in images]))
+    views = [draw_view(image.shape[0], image.shape[1], crops, rng) for image in images]
+    pairs = zip(images, views, strict=True)
+    train = jnp.asarray(np.stack([make_view(image, view, crops) for image, view in pairs]))
     key = jax.random.key(seed)
 
     def off(**on: float) -> mix.Augmentation:

@@ -300,3 +300,68 @@ class _Numbered:
 
     def __getitem__(self, index: int) -> dict:
         return {**self._source[index], "label": int(index)}
+
+
+class _Damaged:
+    """ImageNet's records, of which some are cut short."""
+
+    def __init__(self, source: sources.Source, broken: set[int]) -> None:
+        self._source, self._broken = source, broken
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict:
+        record = self._source[index]
+        cut = len(record["image"]) // 2 if int(index) in self._broken else None
+        return {**record, "image": record["image"][:cut], "label": int(index)}
+
+
+@pytest.mark.parametrize("decoder", ["turbo", "pillow"])
+def test_broken_images_are_replaced_and_masked_if_asked(decoder: str) -> None:
+    split = sources.open_split("imagenet2012", "train")
+    broken = {3, 4, 10}
+    damaged = dataclasses.replace(split, source=_Damaged(split.source, broken))
+    views = crops(train_crop="random_resized", image_size=32, decoder=decoder)
+    size = np.arange(8)
+    with pytest.raises(ValueError, match=r"Broken image: .*on_corrupt=skip"):
+        list(itertools.islice(train_batches(damaged, views, 0, 8, size, num_threads=1), 3))
+
+    def batches(split: sources.Split) -> list[dict[str, np.ndarray]]:
+        stream = train_batches(split, views, 0, 8, size, num_threads=2, on_corrupt="skip")
+        return list(itertools.islice(stream, 3))  # one epoch of 24 images
+
+    seen = np.concatenate([batch["label"] for batch in batches(damaged)])
+    corrupt = np.concatenate([batch["corrupt"] for batch in batches(damaged)])
+    whole = [batch["label"] for batch in batches(_numbered_whole(split))]
+    asked = np.concatenate(whole)
+    np.testing.assert_array_equal(corrupt, np.isin(asked, list(broken)))
+    follower = {3: 5, 4: 5, 10: 11}
+    np.testing.assert_array_equal(seen, [follower.get(int(i), int(i)) for i in asked])
+
+    evaluated = list(eval_batches(damaged, views, 8, size, num_threads=2, on_corrupt="skip"))
+    mask = np.concatenate([batch["mask"] for batch in evaluated])
+    assert [i for i in range(len(split)) if not mask[i]] == sorted(broken)
+    assert sum(batch["corrupt"].sum() for batch in evaluated) == len(broken)
+
+
+def _numbered_whole(split: sources.Split) -> sources.Split:
+    return dataclasses.replace(split, source=_Damaged(split.source, set()))
+
+
+def test_the_quick_decoder_is_close_to_pillow() -> None:
+    split = sources.open_split("imagenet2012", "train")
+    means = []
+    for i in range(len(split)):
+        pixels = [
+            train_views(
+                split.source[i],
+                3,
+                split.name,
+                crops(train_crop="random_resized", image_size=64, decoder=decoder),
+                [np.random.default_rng(i)],
+            )[0].astype(int)
+            for decoder in ("turbo", "pillow")
+        ]
+        means.append(np.abs(pixels[0] - pixels[1]).mean())
+    assert max(means) < 1.0  # of 255: rounding
