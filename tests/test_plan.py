@@ -19,7 +19,13 @@ from tests.test_cli import main
 
 # The paper's model and recipe, small.
 WIDE = "--config=configs/s2mlp_wide.py"
-SMALL = {"model.depth": 4, "model.dim": 64, "data.image_size": 64, "train.batch_size": 128}
+SMALL = {
+    "model.depth": 4,
+    "model.dim": 64,
+    "data.image_size": 64,
+    "train.batch_size": 128,
+    "augment.randaugment_ops": 0,  # it takes longest to compile, and little memory
+}
 SMALL_FLAGS = [f"--config.{name}={value}" for name, value in SMALL.items()]
 NO_DATA = {"TFDS_DATA_DIR": "/nonexistent"}
 
