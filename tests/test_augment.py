@@ -17,7 +17,7 @@ from tests.helpers import ROOT, tiny_config
 
 FILL = (124, 116, 104)
 RECIPE = make_augmentation(load_config(str(ROOT / "configs/s2mlp_wide.py")))
-POINTWISE = randaugment.OPERATIONS[:10]
+POINTWISE, BLENDS = randaugment.OPERATIONS[:10], randaugment.OPERATIONS[6:10]
 
 
 @functools.cache
@@ -85,10 +85,11 @@ def test_operations_are_those_of_pillow(name: str) -> None:
             theirs = np.stack([pillow(image, name, level, negate) for image in images])
             difference = np.abs(np.asarray(ours).astype(int) - theirs)
             if name in POINTWISE:  # tables and blends: integers, and sums that float32 holds
-                # Pillow's factors are doubles; a product on a whole number may fall to its other
-                # side in float32, and is then cut off one lower.
+                # A blend's factor may be a bit off Pillow's in float32, as XLA orders its sums;
+                # where it makes a whole number of a grey level, as 0.19 does of 100, the product
+                # then falls to the other side of it, and is cut off one lower or higher.
                 assert difference.max() <= 1
-                assert (difference > 0).mean() < 1e-4
+                assert (difference > 0).mean() < (0.02 if name in BLENDS else 1e-9)
             else:
                 # Places and weights are float32 here: a value near a whole number may be cut off
                 # to the other one. A place within float32's error of the image's edge may fall
