@@ -2,6 +2,7 @@
 
 import ast
 import collections.abc
+import copy
 import dataclasses
 import importlib.util
 import json
@@ -62,7 +63,7 @@ def override(
     Raises:
       ValueError: no such field, a wrong type, or a value that is not allowed.
     """
-    config = ml_collections.ConfigDict(config)
+    config = copy.deepcopy(config)  # ConfigDict(config) would share its parts
     config.lock()
     for field, value in overrides.items():
         _set_field(config, field, value)
@@ -157,14 +158,15 @@ def _check(config: ml_collections.ConfigDict) -> None:
             f"data.image_size {data.image_size} is not a multiple of "
             f"model.patch_size {config.model.patch_size}."
         )
-    if data.on_corrupt not in ON_CORRUPT:
-        raise ValueError(
-            f"Unknown data.on_corrupt {data.on_corrupt!r}. Allowed are {', '.join(ON_CORRUPT)}."
-        )
     if len(data.mean) != len(data.std):
         raise ValueError(f"data.mean {data.mean} and data.std {data.std} differ in length.")
-    if train.dtype not in DTYPES:
-        raise ValueError(f"Unknown train.dtype {train.dtype!r}. Allowed are {', '.join(DTYPES)}.")
+    choices = {
+        "data.on_corrupt": (data.on_corrupt, ON_CORRUPT),
+        "train.dtype": (train.dtype, DTYPES),
+    }
+    for field, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ValueError(f"Unknown {field} {value!r}. Allowed are {', '.join(allowed)}.")
     positive = {
         "train.batch_size": train.batch_size,
         "train.accumulation_steps": train.accumulation_steps,

@@ -139,3 +139,11 @@ def test_config_stays_locked() -> None:
     with pytest.raises((AttributeError, KeyError)):
         tiny_config().model.shfit = "a"
     assert isinstance(tiny_config(), ml_collections.ConfigDict)
+
+
+def test_override_leaves_the_config_it_was_given() -> None:
+    config = load_config(str(ROOT / "configs/s2mlp_digits.py"))
+    before = config_lib.to_json(config)
+    changed = config_lib.override(config, {"train.batch_size": 32, "model.shift": "e"})
+    assert (changed.train.batch_size, changed.model.shift) == (32, "e")
+    assert config_lib.to_json(config) == before

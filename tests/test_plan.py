@@ -26,6 +26,7 @@ SMALL = {
     "train.batch_size": 128,
     "augment.randaugment_ops": 0,  # it takes longest to compile, and little memory
 }
+SMALL_FLAGS = [f"--config.{name}={value}" for name, value in SMALL.items()]
 NO_DATA = {"TFDS_DATA_DIR": "/nonexistent"}
 
 
@@ -156,6 +157,30 @@ def test_plan_of_the_digits(tmp_path: pathlib.Path) -> None:
     assert re.search(r"time +[\d.]+ \w+: 674 steps of [\d.]+ m?s and 30 evaluations", output)
     assert ": it fits" in output
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_advice_holds() -> None:
+    """What the plan of a run that does not fit advises does fit, and says the same figure."""
+    command = ["--mode=plan", WIDE, *SMALL_FLAGS, "--devices=8"]
+    code, output = main(*command, **NO_DATA)
+    assert code == 0, output
+    assert "devices   8 x cpu" in output
+    assert "1,281,167 images" in output
+    assert "state it with --device_memory_gib" in output
+    assert "time      not measured: the 8 devices are parts of one CPU" in output
+    limit = f"--device_memory_gib={0.55 * total_of(output)}"
+    code, output = main(*command, limit, **NO_DATA)
+    assert code == 0, output
+    assert "DOES NOT FIT" in output
+    advice = re.search(r"advice +it fits with (.*)", output)
+    assert advice, output
+    total = re.search(rf"([\d.e-]+) GiB  {re.escape(advice[1])}  fits", output)
+    assert total, output
+    code, output = main(*command, limit, *advice[1].split(), **NO_DATA)
+    assert code == 0, output
+    assert ": it fits" in output
+    assert total_of(output) == float(total[1])
 
 
 @pytest.mark.slow
