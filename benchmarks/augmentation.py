@@ -7,12 +7,12 @@ by turns; then the parts of the augmentation alone. Where dm-pix is installed, i
 timed beside ours, and both are compared with Pillow's pixels.
 """
 
-import dataclasses
 import importlib.util
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from PIL import Image
 
@@ -28,41 +28,39 @@ DEGREES = 27.0  # the recipe's level 9 of 10
 BARE = {"augment.randaugment_ops": 0, "augment.erasing_prob": 0.0, "augment.mix_prob": 0.0}
 
 
+def take_steps(config: ml_collections.ConfigDict) -> Callable[[], float]:
+    """Returns a measurement of the config's training step, on a fixed batch."""
+    run = create_experiment(config)
+    batch = parallel.shard_batch(run.layout, next(run.train_batches(0)))
+    step = make_train_step(config, run.model, run.optimizer, run.schedule, run.layout)
+    state = run.draw_state()
+
+    def take_step() -> dict[str, jax.Array]:
+        nonlocal state
+        state, metrics = step(state, batch, run.key)
+        return metrics
+
+    return common.seconds(take_step)
+
+
 def steps(model: str, dtype: str, batch_size: int) -> dict[str, Callable[[], float]]:
     """Returns the training step of the whole recipe, and of one without the device's part."""
-    measurements = {}
-    for name, changes in (("whole recipe", {}), ("no augmentation", BARE)):
-        size = {"data.name": "synthetic", "train.batch_size": batch_size, "train.dtype": dtype}
-        config = config_lib.load_config(common.config_file(model), {**size, **changes})
-        run = create_experiment(config)
-        batch = parallel.shard_batch(run.layout, next(run.train_batches(0)))
-        step = make_train_step(config, run.model, run.optimizer, run.schedule, run.layout)
-        state = run.draw_state()
-
-        def take(step: jax.stages.Wrapped = step, batch: dict = batch, run: object = run) -> None:
-            states[id(step)], metrics = step(states[id(step)], batch, run.key)  # type: ignore[attr-defined]
-            jax.block_until_ready(metrics)
-
-        states[id(step)] = state
-        measurements[name] = common.seconds(take)
-    return measurements
+    overrides = {"data.name": "synthetic", "train.batch_size": batch_size, "train.dtype": dtype}
+    whole = config_lib.load_config(common.config_file(model), overrides)
+    return {
+        "whole recipe": take_steps(whole),
+        "no augmentation": take_steps(config_lib.override(whole, BARE)),
+    }
 
 
-states: dict[int, object] = {}  # of each step, which gives its state up to the next
-
-
-def parts(images: np.ndarray, dtype: str) -> dict[str, Callable[[], float]]:
+def parts(images: np.ndarray) -> dict[str, Callable[[], float]]:
     """Returns RandAugment, erasing and mixing, each alone."""
-    del dtype
     config = config_lib.load_config(common.config_file("s2mlp_wide"))
-    recipe, key = config_lib.make_augmentation(config), jax.random.key(0)
+    recipe, data, key = config_lib.make_augmentation(config), config.data, jax.random.key(0)
     batch = {"image": jnp.asarray(images), "label": jnp.arange(len(images))}
-    off = {"randaugment_ops": 0, "erasing_prob": 0.0, "mix_prob": 0.0}
 
-    def only(field: str) -> Callable[[], float]:
-        on = {field: getattr(recipe, field)} if field else {}
-        augmentation = dataclasses.replace(recipe, **{**off, **on})
-        data = config.data
+    def only(*fields: str) -> Callable[[], float]:
+        augmentation = recipe.only(**{field: getattr(recipe, field) for field in fields})
 
         @jax.jit
         def augment(key: jax.Array, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -71,10 +69,10 @@ def parts(images: np.ndarray, dtype: str) -> dict[str, Callable[[], float]]:
         return common.seconds(augment, key, batch)
 
     return {
-        "normalise alone": only(""),
+        "normalise alone": only(),
         "and RandAugment": only("randaugment_ops"),
         "and erasing": only("erasing_prob"),
-        "and mixup, cutmix": only("mix_prob"),
+        "and mixup, cutmix": only("mixup_alpha", "cutmix_alpha"),
     }
 
 
@@ -130,7 +128,7 @@ def main() -> None:
     share = np.median(np.subtract(whole, bare) / np.asarray(whole))
     per_image = 1.0 / args.batch_size
     step_rows = [[name, common.median(f, 1, 1e3 * per_image)] for name, f in times.items()]
-    alone = common.alternate(parts(images, args.dtype), args.rounds, 1)
+    alone = common.alternate(parts(images), args.rounds, 1)
     part_rows = [[name, common.median(f, 2, 1e3 * per_image)] for name, f in alone.items()]
     measured, difference = rotations(images)
     turned = common.alternate(measured, args.rounds, 1)

@@ -26,17 +26,11 @@ def measure(model: str, dtype: str, batch_size: int) -> tuple[float, float, int]
     overrides = {"data.name": "synthetic", "train.batch_size": batch_size, "train.dtype": dtype}
     config = config_lib.load_config(common.config_file(model), overrides)
     run = create_experiment(config)
-    size, layout = config.data.image_size, run.layout
-    shapes = {
-        "image": ((batch_size, size, size, 3), jnp.uint8),
-        "label": ((batch_size,), jnp.int32),
-    }
-    batch = {k: jax.ShapeDtypeStruct(*v, sharding=layout.batch) for k, v in shapes.items()}
-    state = run.abstract_state()
-    step = make_train_step(config, run.model, run.optimizer, run.schedule, layout)
+    arguments = run.abstract_step_arguments()
+    step = make_train_step(config, run.model, run.optimizer, run.schedule, run.layout)
     jax.clear_caches()  # the abstract state, too, was traced through the model
     start = time.perf_counter()
-    lowered = step.lower(state, batch, run.key)
+    lowered = step.lower(*arguments)
     traced = time.perf_counter()
     lowered.compile()
     return traced - start, time.perf_counter() - traced, config.model.depth

@@ -142,17 +142,15 @@ def open_data(config: ml_collections.ConfigDict) -> tuple[sources.Split, sources
     """
     data = config.data
     if data.name == "synthetic":
-        size = data.image_size
-        return sources.synthetic_split(size, 1_281_167), sources.synthetic_split(size, 1024)
+        return sources.synthetic_splits(data.image_size)
     if jax.process_index() == 0:
         sources.prepare(data.name, data.data_dir, data.download)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("data prepared")
-    train_split, eval_split = (
-        sources.open_split(data.name, split, data.data_dir, data.cache)
-        for split in (data.train_split, data.eval_split)
+    return (
+        sources.open_split(data.name, data.train_split, data.data_dir, data.cache),
+        sources.open_split(data.name, data.eval_split, data.data_dir, data.cache),
     )
-    return train_split, eval_split
 
 
 def create_experiment(

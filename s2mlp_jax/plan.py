@@ -13,6 +13,7 @@ import ml_collections
 from s2mlp_jax import config as config_lib
 from s2mlp_jax import describe, stated_devices
 from s2mlp_jax.data import sources
+from s2mlp_jax.data.names import base_name
 from s2mlp_jax.data.stand_in import stand_in
 from s2mlp_jax.experiment import Experiment, create_experiment
 from s2mlp_jax.step_cost import CompiledStep, bytes_on_a_device, compile_step, measure
@@ -93,10 +94,8 @@ def _find_splits(config: ml_collections.ConfigDict) -> Splits:
     """Opens the data that are prepared; else takes their known size, and prepares nothing."""
     data = config.data
     if data.name == "synthetic":
-        return sources.synthetic_split(data.image_size, 1_281_167), sources.synthetic_split(
-            data.image_size, 1024
-        )
-    folder = sources.resolve_data_dir(data.data_dir) / data.name.split(":")[0]
+        return sources.synthetic_splits(data.image_size)
+    folder = sources.resolve_data_dir(data.data_dir) / base_name(data.name)
 
     def find(split: str) -> sources.Split:
         known = None if folder.exists() else stand_in(data.name, split, data.image_size)

@@ -70,12 +70,6 @@ def augment(
     train = jnp.asarray(np.stack([make_view(image, view, crops) for image, view in pairs]))
     key = jax.random.key(seed)
 
-    def off(**on: float) -> mix.Augmentation:
-        """The recipe with nothing but these."""
-        none = {"randaugment_ops": 0, "erasing_prob": 0.0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0}
-        fields = {**vars(recipe), **none, **on}
-        return mix.Augmentation(**fields)
-
     def drawn(images: jax.Array, augmentation: mix.Augmentation) -> np.ndarray:
         batch = {"image": images, "label": jnp.arange(_COLUMNS)}
         pixels, _ = jax.jit(mix.training_batch, static_argnums=range(2, 7))(
@@ -91,10 +85,10 @@ def augment(
     )
     for i, name in enumerate(randaugment.OPERATIONS):
         rows[name] = apply(jnp.full(_COLUMNS, i))
-    rows["RandAugment"] = drawn(seen, off(randaugment_ops=recipe.randaugment_ops))
-    rows["erasing, each image"] = drawn(seen, off(erasing_prob=1.0))
-    rows["mixup"] = drawn(seen, off(mixup_alpha=recipe.mixup_alpha))
-    rows["cutmix"] = drawn(seen, off(cutmix_alpha=recipe.cutmix_alpha))
+    rows["RandAugment"] = drawn(seen, recipe.only(randaugment_ops=recipe.randaugment_ops))
+    rows["erasing, each image"] = drawn(seen, recipe.only(erasing_prob=1.0))
+    rows["mixup"] = drawn(seen, recipe.only(mixup_alpha=recipe.mixup_alpha))
+    rows["cutmix"] = drawn(seen, recipe.only(cutmix_alpha=recipe.cutmix_alpha))
     rows["the whole recipe"] = drawn(train, recipe)
     return _page(rows)
 

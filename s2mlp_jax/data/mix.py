@@ -63,6 +63,11 @@ class Augmentation:
                 "greater than 0, and the areas in order."
             )
 
+    def only(self, **on: float) -> "Augmentation":
+        """Returns the same with every piece off but for these fields."""
+        off = {"randaugment_ops": 0, "erasing_prob": 0.0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0}
+        return dataclasses.replace(self, **{**off, **on})  # type: ignore[arg-type]
+
     @property
     def mixes(self) -> bool:
         """True if any batch is mixed."""

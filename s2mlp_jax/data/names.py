@@ -20,7 +20,7 @@ def base_name(name: str) -> str:
 def check_known(name: str) -> None:
     """Raises a ValueError if neither we nor TFDS know a data set of that name."""
     known = _known()
-    base = _origin(name)[0]
+    base = origin(name)[0]
     if base not in known:
         close = difflib.get_close_matches(base, known, n=3)
         hint = f" Did you mean {' or '.join(close)}?" if close else ""
@@ -46,7 +46,7 @@ def manual_instructions(name: str) -> str:
 def not_prepared(name: str, directory: epath.Path) -> str:
     """Returns the message for a known data set that is not there: what to run."""
     start = f"Data set {name!r} is not prepared in {directory} (data.data_dir). "
-    base, side = _origin(name)
+    base, side = origin(name)
     command = f"python -m s2mlp_jax.data.prepare {base if side else name} --data_dir={directory}"
     if side:
         return f"{start}It is made of {SUBSETS.get(base, base)}. Run: {command} --short_side={side}"
@@ -70,8 +70,8 @@ def _known() -> set[str]:
     return {*EMBEDDED, *SUBSETS, *tfds.list_builders(with_community_datasets=False)}
 
 
-def _origin(name: str) -> tuple[str, str]:
-    """Splits the name of a copy: imagenet2012_256 is imagenet2012 with the short side at 256."""
+def origin(name: str) -> tuple[str, str]:
+    """Splits a smaller copy's name: imagenet2012_256 is imagenet2012, the short side at 256."""
     base, known = base_name(name), _known()
     stem, _, side = base.rpartition("_")
     if base not in known and stem in known and side.isdigit():

@@ -95,9 +95,8 @@ def train_batches(
                     batch["corrupt"][row] = record is not asked
 
     def work(step: int) -> _Work:
-        batch = _empty_batch(len(positions), crops.image_size, split.channels)
-        if on_corrupt == "skip":
-            batch["corrupt"] = np.empty(len(positions), bool)
+        flags = ("corrupt",) if on_corrupt == "skip" else ()
+        batch = _empty_batch(len(positions), crops.image_size, split.channels, flags)
         return batch, [functools.partial(fill, batch, step, p) for p in _jobs(views, num_threads)]
 
     steps = range(start_step, len(stream) // batch_size)
@@ -145,9 +144,8 @@ def eval_batches(
                 batch["corrupt"][row] = inside and record is not asked
 
     def work(step: int) -> _Work:
-        batch = _empty_batch(len(positions), crops.image_size, split.channels)
-        for name in ("mask", "corrupt") if on_corrupt == "skip" else ("mask",):
-            batch[name] = np.empty(len(positions), bool)
+        flags = ("mask", "corrupt") if on_corrupt == "skip" else ("mask",)
+        batch = _empty_batch(len(positions), crops.image_size, split.channels, flags)
         jobs = _jobs(range(len(positions)), num_threads)
         return batch, [functools.partial(fill, batch, step, rows) for rows in jobs]
 
@@ -178,10 +176,11 @@ class _Reader:
         raise BrokenImageError(f"{self._split.name} has no image that can be read.")
 
 
-def _empty_batch(size: int, image_size: int, channels: int) -> Batch:
+def _empty_batch(size: int, image_size: int, channels: int, flags: tuple[str, ...]) -> Batch:
     return {
         "image": np.empty((size, image_size, image_size, channels), np.uint8),
         "label": np.empty(size, np.int32),
+        **{flag: np.empty(size, bool) for flag in flags},
     }
 
 

@@ -244,6 +244,11 @@ def synthetic_split(image_size: int, length: int) -> Split:
     return Split("synthetic", _Noise(length, image_size), 1000, 3, names, "(memory)")
 
 
+def synthetic_splits(image_size: int) -> tuple[Split, Split]:
+    """Returns a pair for training, as long as ImageNet's, and for evaluation."""
+    return synthetic_split(image_size, 1_281_167), synthetic_split(image_size, 1024)
+
+
 def find(name: str, directory: epath.Path) -> tfds.core.DatasetBuilder | None:
     """Returns the builder of a data set's files, None if it is not prepared."""
     try:

@@ -4,13 +4,13 @@ import dataclasses
 
 import tensorflow_datasets as tfds
 
-from s2mlp_jax.data import sources
+from s2mlp_jax.data import digits, names, sources
 
 # name -> (images a split, classes, channels)
 _KNOWN: dict[str, tuple[dict[str, int], int, int]] = {
     "imagenet2012": ({"train": 1_281_167, "validation": 50_000}, 1000, 3),
     "cifar10": ({"train": 50_000, "test": 10_000}, 10, 3),
-    "digits": ({"train": 1_437, "test": 360}, 10, 1),
+    "digits": ({"train": digits.TRAIN_IMAGES, "test": digits.TEST_IMAGES}, 10, 1),
 }
 
 
@@ -25,11 +25,10 @@ def stand_in(name: str, split: str, image_size: int) -> sources.Split | None:
     Raises:
       ValueError: the data set has no such split.
     """
-    base = name.split(":")[0]
-    stem, _, side = base.rpartition("_")
-    if base not in _KNOWN and not (stem in _KNOWN and side.isdigit()):
+    base, _ = names.origin(name)
+    if base not in _KNOWN:
         return None
-    sizes, classes, channels = _KNOWN[base if base in _KNOWN else stem]
+    sizes, classes, channels = _KNOWN[base]
     infos = {
         part: tfds.core.SplitInfo(name=part, shard_lengths=[size], num_bytes=0)
         for part, size in sizes.items()
