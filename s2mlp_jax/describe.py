@@ -8,6 +8,10 @@ import jax
 
 from s2mlp_jax import optim, parallel
 from s2mlp_jax.experiment import Experiment
+from s2mlp_jax.trainlog import TrainLog
+
+# Part of the time that the devices may wait for data before a person is told.
+_WORTH_TELLING = 0.01
 
 
 def start(run: Experiment, step: int) -> Iterator[str]:
@@ -51,10 +55,30 @@ def start(run: Experiment, step: int) -> Iterator[str]:
 def train_figures(averages: Mapping[str, float]) -> str:
     """Returns the figures of a training line."""
     mfu = f"  MFU {averages['mfu']:.1%}" if "mfu" in averages else ""
+    waited = ""
+    if averages["data_wait"] >= _WORTH_TELLING:
+        waited = f"  waited {averages['data_wait_seconds']:.1f} s for data"
+        waited += f" ({averages['data_wait']:.0%} of the time)"
     return (
         f"epoch {averages['epoch']:.1f}  loss {averages['loss']:.4f}  "
-        f"{averages['images_per_second']:,.0f} images/s{mfu}"
+        f"{averages['images_per_second']:,.0f} images/s{mfu}{waited}"
     )
+
+
+def data_report(log: TrainLog) -> Iterator[str]:
+    """Yields what was wrong with the data in a training: too slow, or broken."""
+    if log.waited > _WORTH_TELLING * log.seconds:
+        yield (
+            f"data      the devices waited {log.waited:.1f} s for batches, "
+            f"{log.waited / log.seconds:.0%} of {log.seconds:.1f} s: more cores, a smaller copy "
+            "of the data set (s2mlp_jax.data.prepare --short_side), or a larger data.prefetch "
+            "if the waits are short"
+        )
+    if log.corrupt_images:
+        yield (
+            f"data      {log.corrupt_images:,} broken training images were left out, and others "
+            "taken in their place (data.on_corrupt=skip)"
+        )
 
 
 def eval_figures(evaluation: Mapping[str, float]) -> str:

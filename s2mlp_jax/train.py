@@ -16,6 +16,7 @@ from s2mlp_jax import describe, parallel, rng
 from s2mlp_jax import workdir as workdir_lib
 from s2mlp_jax.checkpoint import Checkpoints
 from s2mlp_jax.data.mix import training_batch
+from s2mlp_jax.datawait import DataWait
 from s2mlp_jax.experiment import Experiment, create_experiment
 from s2mlp_jax.metrics import MetricsWriter
 from s2mlp_jax.models.backbone import Backbone
@@ -141,7 +142,7 @@ def train_and_evaluate(
     checkpoints = Checkpoints(workdir, config.checkpoint.keep)
     state, record = checkpoints.restore_latest(like=run.abstract_state()) or (
         run.draw_state(),
-        {"step": 0, "unwritten": {}, "last_eval": {}, "best_score": -1.0},
+        {"step": 0, "unwritten": {}, "corrupt_images": 0, "last_eval": {}, "best_score": -1.0},
     )
     for line in describe.start(run, record["step"]):
         say(line)
@@ -186,13 +187,17 @@ def _train(
         return record["last_eval"]
 
     data = run.train_batches(start_step)
-    batch = parallel.shard_batch(run.layout, next(data))
+
+    def next_batch() -> dict[str, jax.Array]:
+        return parallel.shard_batch(run.layout, next(data))
+
+    batch = next_batch()
     started = time.perf_counter()
     jitted = make_train_step(config, run.model, run.optimizer, run.schedule, run.layout)
     train_step = jitted.lower(state, batch, run.key).compile()
     say(f"compiled  the training step in {time.perf_counter() - started:.1f} s")
 
-    progress = Progress(total_steps, start_step)
+    progress, waiting = Progress(total_steps, start_step), DataWait()
 
     def write_line(step: int, averages: dict[str, float]) -> None:
         averages = {"epoch": step / run.steps_per_epoch, **averages, **_mfu(run, averages)}
@@ -206,6 +211,8 @@ def _train(
         images_per_step=config.train.batch_size,
         start_step=start_step,
         unwritten=record["unwritten"],
+        corrupt_images=record.get("corrupt_images", 0),
+        waited=lambda: waiting.seconds,
     )
 
     def save(step: int, score: float | None = None) -> None:
@@ -215,15 +222,17 @@ def _train(
             step=step,
             data_position=step * config.train.batch_size,
             unwritten=log.unwritten,
+            corrupt_images=log.corrupt_images,
             config=config_lib.flatten(config.to_dict()),
             versions=workdir_lib.versions(),
         )
         checkpoints.save(step, state, copy.deepcopy(record), score)
 
     # In the loop nothing goes to or from the device that is not asked for by name.
-    with jax.transfer_guard("disallow"):
+    with waiting, jax.transfer_guard("disallow"):
         for step in range(start_step + 1, total_steps + 1):
             state, metrics = train_step(state, batch, run.key)
+            waiting.step_given(metrics["loss"])
             log.add(step, metrics)
             progress.advance()
             log.catch_up(step - 1)  # a step late, while the device is busy with this one
@@ -250,13 +259,15 @@ def _train(
                 progress.close()
                 raise Stopped(f"Stopped at step {step} of {total_steps}, which is saved.")
             try:
-                batch = parallel.shard_batch(run.layout, next(data))
+                batch = waiting.take(next_batch)
             except ValueError:  # a broken image; what was trained until here is not lost
                 if jax.process_count() == 1:  # else the others would have to save as well
                     with log.paused(step), jax.transfer_guard("allow"):
                         save(step)
                 raise
     progress.close()
+    for line in describe.data_report(log):
+        say(line)
     return record["last_eval"]
 
 

@@ -23,6 +23,9 @@ class TrainLog:
     Attributes:
       unwritten: metric -> its figures since the last line, one a step. A checkpoint holds
         them, so that a resumed run averages over the same steps as one never stopped.
+      corrupt_images: that others stood in for, in the whole run.
+      seconds: of training, since the clock was started, up to the last line.
+      waited: of these, seconds in which the devices waited for data.
     """
 
     def __init__(
@@ -32,14 +35,21 @@ class TrainLog:
         images_per_step: int,
         start_step: int,
         unwritten: dict[str, list[float]],
+        corrupt_images: int = 0,
+        waited: Callable[[], float] = lambda: 0.0,
     ) -> None:
         """Starts the clock.
 
         Args:
-          write: called with a step and the averages up to it, `images_per_second` included.
+          write: called with a step and the averages up to it; with them `images_per_second`,
+            and of the time since the line before `data_wait_seconds` and its part, `data_wait`.
           is_due: says after which steps to do so.
+          unwritten, corrupt_images: from the checkpoint that the run goes on from.
+          waited: returns the seconds that the devices have waited for data in all.
         """
-        self.unwritten = unwritten
+        self.unwritten, self.corrupt_images = unwritten, corrupt_images
+        self.seconds = self.waited = 0.0
+        self._clock_of_waits = waited
         self._write, self._is_due, self._images_per_step = write, is_due, images_per_step
         self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
         self._written = start_step
@@ -61,9 +71,16 @@ class TrainLog:
         if due:
             now = time.perf_counter()  # the next step runs while this one's line is written
             seconds, self._lap_start = now - self._lap_start, now
+            self.seconds += seconds
+            waited = self._clock_of_waits() - self.waited
+            self.waited += waited
             averages = {name: float(np.mean(values)) for name, values in self.unwritten.items()}
-            rate = (step - self._written) * self._images_per_step / seconds
-            self._write(step, {**averages, "images_per_second": rate})
+            clock = {
+                "images_per_second": (step - self._written) * self._images_per_step / seconds,
+                "data_wait": waited / seconds,
+                "data_wait_seconds": waited,
+            }
+            self._write(step, {**averages, **clock})
             self.unwritten = {}
             self._written = step
 
@@ -75,8 +92,10 @@ class TrainLog:
         """
         while self._pending and self._pending[0][0] <= step:
             at, metrics = self._pending.popleft()
-            for name, value in jax.device_get(metrics).items():
-                self.unwritten.setdefault(name, []).append(float(value))
+            figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            for name, value in figures.items():
+                self.unwritten.setdefault(name, []).append(value)
+            self.corrupt_images += round(figures.get("corrupt_images", 0))
             for name in ("loss", "grad_norm"):  # a bad gradient is a bad loss one step later
                 value = self.unwritten[name][-1]
                 if not math.isfinite(value):
