@@ -15,7 +15,7 @@ import numpy as np
 
 from s2mlp_jax import workdir
 
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
@@ -30,7 +30,7 @@ def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
 
 def config_file(name: str) -> str:
     """Returns the path of `configs/<name>.py`."""
-    return str(_ROOT / "configs" / f"{name}.py")
+    return str(ROOT / "configs" / f"{name}.py")
 
 
 def keep_memory() -> str:
