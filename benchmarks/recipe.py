@@ -8,18 +8,20 @@ model, and a twentieth of the training images, so that there are many epochs. Th
 table, the curves (as FILE.png) and all figures of all runs (as FILE.jsonl).
 """
 
+import json
 import pathlib
 import subprocess
 import sys
 import typing
+from collections.abc import Mapping, Sequence
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks import common
 from s2mlp_jax.metrics import read_metrics
 
-matplotlib.use("agg")
+Lines = list[dict[str, typing.Any]]
 
 BUDGET = {
     "model.patch_size": 8,
@@ -73,16 +75,97 @@ def run(setting: str, seed: int, workdir: pathlib.Path, data_dir: str) -> pathli
     return folder
 
 
-def last(folder: pathlib.Path, figure: str) -> float:
-    """Returns a run's last value of a figure."""
-    return [line[figure] for line in read_metrics(folder / "metrics.jsonl") if figure in line][-1]
+def read(folder: pathlib.Path) -> Lines:
+    """Returns a run's metrics."""
+    return read_metrics(folder / "metrics.jsonl")
 
 
-def spread(values: typing.Sequence[float]) -> str:
-    """Formats fractions in percent: one, or the mean and the standard deviation of several."""
-    percent = 100 * np.asarray(values)
-    deviation = f" ± {percent.std(ddof=1):.2f}" if len(percent) > 1 else ""
-    return f"{percent.mean():.2f}{deviation}"
+def last(lines: Lines, figure: str) -> float:
+    """Returns the last value of a figure."""
+    return [line[figure] for line in lines if figure in line][-1]
+
+
+def percent(values: Sequence[float]) -> str:
+    """Formats fractions: one, or the mean and the standard deviation of several."""
+    deviation = f" ± {100 * np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{100 * np.mean(values):.2f}{deviation}"
+
+
+def rows(runs: Mapping[str, Sequence[Lines]]) -> list[list[str]]:
+    """Returns the table's rows: a setting each, and how it differs from the whole recipe."""
+
+    def figures(setting: str, figure: str) -> list[float]:
+        return [last(lines, figure) for lines in runs[setting]]
+
+    result = []
+    for setting in runs:
+        row = [setting]
+        for figure in ("eval/accuracy_top1", "eval_ema/accuracy_top1"):
+            whole = figures("whole recipe", figure)
+            here = figures(setting, figure)
+            row += [percent(here), f"{100 * (np.mean(here) - np.mean(whole)):+.2f}"]
+        row += [f"{np.mean(figures(setting, f)):.3f}" for f in ("eval/loss", "train/loss")]
+        result.append(row)
+    return result
+
+
+def draw(runs: Mapping[str, Sequence[Lines]], file: pathlib.Path) -> None:
+    """Draws top-1 over the epochs, a line a setting, the mean over the seeds."""
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    ends = []
+    for setting, seeds in runs.items():
+        evaluations = [[line for line in lines if "eval/count" in line] for lines in seeds]
+        steps = [line["step"] for line in evaluations[0]]
+        top1 = 100 * np.mean(
+            [[line["eval/accuracy_top1"] for line in lines] for lines in evaluations], axis=0
+        )
+        epochs = np.asarray(steps) * BUDGET["train.epochs"] / steps[-1]
+        colour = {"whole recipe": "black", "nothing of it": "tab:red"}.get(setting)
+        (line,) = axes.plot(epochs, top1, color=colour, linewidth=2.5 if colour else 1.2)
+        ends.append((float(top1[-1]), setting, line.get_color()))
+    # Names at the lines' ends, moved apart where they would cover each other.
+    low, high = axes.get_ylim()
+    place, apart = -np.inf, 0.045 * (high - low)
+    for value, setting, colour in sorted(ends):
+        place = max(value, place + apart)
+        axes.annotate(
+            setting,
+            (BUDGET["train.epochs"], value),
+            (1.02 * BUDGET["train.epochs"], place),
+            color=colour,
+            va="center",
+            fontsize=9,
+            annotation_clip=False,
+        )
+    axes.set_xlabel("epochs (of 2,500 images)")
+    axes.set_ylabel("top-1 on 10,000 test images, %")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=110)
+
+
+def report(runs: Mapping[str, Sequence[Lines]], output: str | None) -> None:
+    """Publishes the table; with --output the curves and all figures besides."""
+    seeds = len(runs["whole recipe"])
+    columns = ["CIFAR-10 (JPEG)", "top-1, %", "less whole"]
+    columns += ["top-1 of the average, %", "less whole", "test loss", "training loss"]
+    budget = " ".join(f"--config.{field}={value}" for field, value in BUDGET.items())
+    parts = [
+        common.header("The recipe on CIFAR-10, each part removed once"),
+        f"{seeds} seed{'s' if seeds > 1 else ''}, the same in every setting. Each run is "
+        f"`python main.py --config=configs/s2mlp_cifar10.py {budget}` and what removes the part.",
+        common.table(columns, rows(runs)),
+    ]
+    if output:
+        picture = pathlib.Path(output).with_suffix(".png")
+        draw(runs, picture)
+        parts.append(f"![top-1 over the epochs]({picture.name})")
+        with picture.with_suffix(".jsonl").open("w") as file:
+            for setting, of_seeds in runs.items():
+                for seed, lines in enumerate(of_seeds):
+                    for line in lines:
+                        file.write(json.dumps({"setting": setting, "seed": seed, **line}) + "\n")
+    common.publish(parts, output)
 
 
 def main() -> None:
@@ -92,12 +175,11 @@ def main() -> None:
     parser.add_argument("--data_dir", default="", help="of the prepared cifar10")
     parser.add_argument("--seeds", type=int, default=1)
     args = parser.parse_args()
-    folders = {
-        (setting, seed): run(setting, seed, args.workdir.absolute(), args.data_dir)
-        for seed in range(args.seeds)
-        for setting in SETTINGS
-    }
-    print(len(folders))
+    runs: dict[str, list[Lines]] = {setting: [] for setting in SETTINGS}
+    for seed in range(args.seeds):
+        for setting, of_seeds in runs.items():
+            of_seeds.append(read(run(setting, seed, args.workdir.absolute(), args.data_dir)))
+    report(runs, args.output)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,85 @@
+"""The README's ImageNet section by its commands, from the tars on; only the models are small."""
+
+import json
+import pathlib
+import re
+import signal
+
+import pytest
+
+from tests.helpers import assert_same_run
+from tests.test_cli import finish, main, start, wait_for
+from tests.test_prepare import TRAIN, run, write_tars
+
+pytestmark = pytest.mark.slow
+
+STEPS, BATCH = 30, 6
+SMALL = {
+    "model.depth": 2,
+    "model.dim": 16,
+    "train.batch_size": BATCH,
+    "train.steps": STEPS,
+    "train.ema_decay": 0.9,
+    "optimizer.warmup_epochs": 2.0,
+    "eval.every_epochs": 1e3,
+    "checkpoint.every_epochs": 1e3,
+    "log.every_steps": 1,
+    "log.tensorboard": False,
+    "data.num_threads": 2,
+    "data.on_corrupt": "skip",  # one of the images is cut off
+}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("imagenet")
+    write_tars(folder, TRAIN)
+    data = folder / "data"
+    tars = [f"--manual_dir={folder}", "--allow_other_tars"]
+    run("imagenet2012", *tars, f"--data_dir={data}")
+    return data
+
+
+@pytest.mark.parametrize("model", ["s2mlp_wide", "s2mlp_deep"])
+def test_train_stop_resume_and_evaluate(
+    model: str, data_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """The whole recipe at 224 pixels, every oddity of ImageNet among the images."""
+    config = [f"--config=configs/{model}.py", f"--config.data.data_dir={data_dir}"]
+    config += [f"--config.{field}={value}" for field, value in SMALL.items()]
+
+    whole = start(*config, f"--workdir={tmp_path}/whole")
+    stopped = start(*config, f"--workdir={tmp_path}/stopped")
+    wait_for(stopped, r"^step 3/")
+    stopped.send_signal(signal.SIGTERM)
+    code, output = finish(stopped)
+    assert code == 75, output
+    code, output = main(*config, f"--workdir={tmp_path}/stopped")
+    assert code == 0, output
+    assert re.search(r"resume    from step ([3-9]|[12]\d) *$", output, re.M), output
+    code, uninterrupted = finish(whole)
+    assert code == 0, uninterrupted
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+    # Three views of two images a step: in 7 rounds over 7 images and 4 of the eighth the
+    # broken one comes up 7 or 8 times, also after a resumption.
+    told = r"data +(\d+) broken training images were left out"
+    counts = {int(re.search(told, text)[1]) for text in (output, uninterrupted)}  # type: ignore[index]
+    assert len(counts) == 1
+    assert counts <= {21, 24, 27}
+
+    # Evaluation: each image once, the parameters and their average, at any size.
+    lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    for size in (224, 288):
+        code, output = main(
+            "--mode=eval",
+            f"--workdir={tmp_path}/whole",
+            *config,
+            f"--config.data.image_size={size}",
+        )
+        assert code == 0, output
+        result = json.loads((tmp_path / "whole" / "eval.jsonl").read_text().splitlines()[-1])
+        for weights in ("eval", "eval_ema"):
+            assert result[f"{weights}/count"] == 2
+            assert (result[f"{weights}/loss"] == last[f"{weights}/loss"]) == (size == 224)
