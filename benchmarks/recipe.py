@@ -23,7 +23,7 @@ from s2mlp_jax.metrics import read_metrics
 
 Lines = list[dict[str, typing.Any]]
 
-BUDGET = {
+BUDGET: dict[str, typing.Any] = {
     "model.patch_size": 8,
     "model.depth": 4,
     "model.dim": 96,
@@ -122,17 +122,17 @@ def draw(runs: Mapping[str, Sequence[Lines]], file: pathlib.Path) -> None:
         epochs = np.asarray(steps) * BUDGET["train.epochs"] / steps[-1]
         colour = {"whole recipe": "black", "nothing of it": "tab:red"}.get(setting)
         (line,) = axes.plot(epochs, top1, color=colour, linewidth=2.5 if colour else 1.2)
-        ends.append((float(top1[-1]), setting, line.get_color()))
+        ends.append((float(top1[-1]), setting, str(line.get_color())))
     # Names at the lines' ends, moved apart where they would cover each other.
     low, high = axes.get_ylim()
     place, apart = -np.inf, 0.045 * (high - low)
-    for value, setting, colour in sorted(ends):
+    for value, setting, line_colour in sorted(ends):
         place = max(value, place + apart)
         axes.annotate(
             setting,
             (BUDGET["train.epochs"], value),
             (1.02 * BUDGET["train.epochs"], place),
-            color=colour,
+            color=line_colour,
             va="center",
             fontsize=9,
             annotation_clip=False,
