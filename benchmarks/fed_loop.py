@@ -1,0 +1,189 @@
+"""The training loop fed by the input pipeline, against the same loop with synthetic images.
+
+    python -m benchmarks.fed_loop --data_dir=... --output=results/fed_loop.md
+
+data_dir holds imagenet2012, as written by `python -m s2mlp_jax.data.prepare`; a few dozen images
+will do, they are repeated. Every loop is `train_and_evaluate` at 224x224 pixels with the recipe's
+crops, flips and three views an image, and logs its own images per second and what its devices
+waited for data.
+
+- s2mlp_wide, on the devices that are here. On a CPU it shares the cores with the pipeline.
+- A stand-in for an accelerator: a step that takes its time asleep, so that the cores are the
+  pipeline's. It takes 0.5, 0.8, 0.95 and 1.25 times the images per second that the pipeline makes
+  alone, as measured right before: at the last of these the pipeline is too slow, and the log has
+  to say so.
+"""
+
+import contextlib
+import itertools
+import pathlib
+import tempfile
+import time
+import typing
+from collections.abc import Iterator
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import logging
+
+from benchmarks import common
+from benchmarks.input_pipeline import CORES, FULL, SIZE, open_repeated
+from s2mlp_jax import config as config_lib
+from s2mlp_jax import experiment, parallel, train
+from s2mlp_jax.data import sources
+from s2mlp_jax.metrics import read_metrics
+
+SPEEDS = (0.5, 0.8, 0.95, 1.25)  # of the stand-in, over the pipeline's
+_ASLEEP_BATCH = 64
+
+
+class Loop(typing.NamedTuple):
+    """What a loop logged: its rate, and the part of the time that its devices waited for data."""
+
+    images_per_second: float
+    data_wait: float
+
+
+def make_config(model: str, batch_size: int, every: int, lines: int) -> ml_collections.ConfigDict:
+    """Returns the config of a loop that logs `lines` lines, and one before to warm up."""
+    overrides = {
+        "train.batch_size": batch_size,
+        "train.steps": every * (1 + lines),
+        "train.dtype": "float32",
+        "data.num_threads": CORES,
+        "optimizer.warmup_epochs": 0.0,
+        "eval.batch_size": 4,
+        "eval.every_epochs": 1e9,
+        "checkpoint.every_epochs": 1e9,
+        "log.every_steps": every,
+        "log.tensorboard": False,
+    }
+    return config_lib.load_config(common.config_file(model), overrides)
+
+
+def run_loop(config: ml_collections.ConfigDict, images: sources.Split) -> Loop:
+    """Trains once, in a new folder."""
+    splits = images, sources.synthetic_split(SIZE, 4)  # the evaluation is not what is measured
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(experiment, "open_data", return_value=splits),
+        open("/dev/null", "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+    ):
+        train.train_and_evaluate(config, folder)
+        lines = read_metrics(pathlib.Path(folder) / "metrics.jsonl")
+    logged = [line for line in lines if "train/loss" in line][1:]
+    seconds = [1 / line["train/images_per_second"] for line in logged]  # of an image
+    waits = [line["train/data_wait"] for line in logged]
+    return Loop(1 / float(np.mean(seconds)), float(np.average(waits, weights=seconds)))
+
+
+def sleeping_step(seconds: float) -> typing.Any:
+    """Returns a stand-in for `make_train_step`, whose step sleeps and leaves the state alone."""
+
+    def sleep(step: jax.Array, pixel: jax.Array) -> jax.Array:
+        del pixel
+        time.sleep(seconds)
+        return step
+
+    def step(
+        state: typing.Any, batch: dict[str, jax.Array], key: jax.Array
+    ) -> tuple[typing.Any, dict[str, jax.Array]]:
+        del key
+        # It cannot begin before the last one has ended and the batch is there.
+        pixel = batch["image"][0, 0, 0, 0]
+        now = jax.ShapeDtypeStruct((), jnp.int32)
+        ended = jax.pure_callback(sleep, now, state.step, pixel) + 1
+        zero = ended * 0.0
+        figures = {"loss": zero, "grad_norm": zero, "learning_rate": zero}
+        return state._replace(step=ended), figures
+
+    return lambda *_: jax.jit(step, donate_argnums=0)
+
+
+def pipeline_rate(config: ml_collections.ConfigDict, images: sources.Split, batches: int) -> float:
+    """Returns the images per second of the pipeline alone, placed on the device."""
+    splits = images, sources.synthetic_split(SIZE, 4)
+    run = experiment.create_experiment(config, splits=splits)
+    stream = run.train_batches(0)
+
+    def take(count: int) -> None:
+        for batch in itertools.islice(stream, count):
+            jax.block_until_ready(parallel.shard_batch(run.layout, batch))
+
+    take(12)
+    start = time.perf_counter()
+    take(batches)
+    return batches * config.train.batch_size / (time.perf_counter() - start)
+
+
+def compare(
+    config: ml_collections.ConfigDict, real: sources.Split, rounds: int
+) -> Iterator[tuple[Loop, Loop]]:
+    """Yields the loop with real and with synthetic images, by turns."""
+    synthetic = sources.synthetic_split(SIZE, len(real))
+    for i in range(rounds):
+        pair = {}
+        for images in (real, synthetic) if i % 2 else (synthetic, real):
+            pair[images.name] = run_loop(config, images)
+        yield pair[real.name], pair[synthetic.name]
+
+
+def row(name: str, pairs: list[tuple[Loop, Loop]]) -> list[str]:
+    """Formats one line of the table."""
+    fed, synthetic = zip(*pairs, strict=True)
+    rates = [[loop.images_per_second for loop in loops] for loops in (fed, synthetic)]
+    waits = [100 * loop.data_wait for loop in fed]
+    return [
+        name,
+        *(common.median(r, digits=1) for r in rates),
+        f"{np.median(np.divide(rates[0], rates[1])):.3f}",
+        common.median(waits, digits=1),
+    ]
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = common.parser(__doc__, rounds=5)
+    parser.add_argument("--data_dir", required=True, help="of imagenet2012")
+    parser.add_argument("--batch_size", type=int, default=6, help="of s2mlp_wide; default 6")
+    args = parser.parse_args()
+    logging.set_verbosity(logging.ERROR)  # Orbax tells of every checkpoint
+    top = common.header("A fed training loop")
+    real = open_repeated(FULL, args.data_dir)
+    rows = []
+
+    small = make_config("s2mlp_wide", _ASLEEP_BATCH, every=12, lines=4)
+    alone: list[float] = []
+    by_speed: dict[float, list[tuple[Loop, Loop]]] = {speed: [] for speed in SPEEDS}
+    for i in range(args.rounds):
+        rate = pipeline_rate(small, real, batches=40)
+        alone.append(rate)
+        for speed in SPEEDS:
+            step = sleeping_step(_ASLEEP_BATCH / (speed * rate))
+            with mock.patch.object(train, "make_train_step", step):
+                by_speed[speed] += compare(small, real, 1)
+        print(f"round {i + 1} of {args.rounds}: {rate:.0f} images/s", flush=True)
+    for speed, pairs in by_speed.items():
+        rows.append(row(f"asleep, {speed:g} times the pipeline", pairs))
+
+    with tempfile.TemporaryDirectory() as cache:
+        jax.config.update("jax_compilation_cache_dir", cache)  # so that all but the first read it
+        wide = make_config("s2mlp_wide", args.batch_size, every=1, lines=4)
+        rows.insert(0, row("s2mlp_wide, these devices", list(compare(wide, real, args.rounds))))
+    notes = (
+        f"{FULL}, data.prefetch={small.data.prefetch}, {CORES} threads. The pipeline alone made "
+        f"{common.median(alone, digits=0)} images/s. Batches of {args.batch_size} for s2mlp_wide, "
+        f"float32, of {_ASLEEP_BATCH} for the steps asleep. Medians over {args.rounds} rounds, "
+        "each of which takes both loops by turns; in brackets the inter-quartile range. The ratio "
+        "is the median of the rounds' ratios; the waiting is what the fed loop logged."
+    )
+    columns = ["step", "fed images/s", "synthetic images/s", "fed / synthetic", "waiting, %"]
+    common.publish([top, notes, common.table(columns, rows)], args.output)
+
+
+if __name__ == "__main__":
+    main()
