@@ -3,12 +3,14 @@
   python main.py --config=configs/s2mlp_digits.py --workdir=/tmp/digits
   python main.py --config=configs/s2mlp_digits.py --workdir=/tmp/e --config.model.shift=e
   python main.py --mode=eval --workdir=/tmp/digits
+  python main.py --mode=eval --workdir=/tmp/digits --config.data.image_size=16
   python main.py --mode=plan --config=configs/s2mlp_wide.py --devices=8 --device_memory_gib=16
 
 Exit codes: 0 done; 2 bad input; 3 the loss became NaN; 75 stopped by a signal and saved, start
 the same command again to go on.
 """
 
+import itertools
 import os
 import sys
 import traceback
@@ -35,6 +37,7 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator=
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator=host:port.")
 
 EXAMPLE = "configs/s2mlp_digits.py"
+NO_WORKDIR = "A --workdir is needed, such as /tmp/digits."
 EXIT_BAD_INPUT, EXIT_NAN, EXIT_STOPPED = 2, 3, 75
 
 
@@ -51,7 +54,7 @@ def main(argv: list[str]) -> None:
     try:
         parallel.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         if MODE.value != "plan" and WORKDIR.value is None:
-            raise ValueError("A --workdir is needed, such as /tmp/digits.")
+            raise ValueError(NO_WORKDIR)
         if MODE.value == "eval":
             evaluate_workdir(WORKDIR.value, CHECKPOINT.value, CONFIG.value)
         elif CONFIG.value is None:
@@ -76,6 +79,7 @@ def main(argv: list[str]) -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags; what is wrong with them is one line, not a traceback."""
     try:
+        argv = _with_config_of_run(argv)
         rest = flags.FLAGS(argv)
         if flags.FLAGS["config"].present:
             path = config_flags.get_config_filename(flags.FLAGS["config"])
@@ -86,6 +90,19 @@ def parse_flags(argv: list[str]) -> list[str]:
 
         _exit(f"Error: {explain_flags(argv, error)}", EXIT_BAD_INPUT)
     return rest
+
+
+def _with_config_of_run(argv: list[str]) -> list[str]:
+    """For eval, lets fields be changed without a --config: of the run's own."""
+    words = [word for argument in argv[1:] for word in argument.split("=", 1)]
+    values = dict(itertools.pairwise(words))  # "--workdir=X" or "--workdir X"
+    changes = any(word.startswith("--config.") for word in words)
+    if values.get("--mode") != "eval" or "--config" in values or not changes:
+        return argv
+    if "--workdir" not in values:
+        raise flags.Error(NO_WORKDIR)
+    file = os.path.join(os.path.dirname(__file__), "s2mlp_jax", "config_of_run.py")
+    return [argv[0], f"--config={file}:{values['--workdir']}", *argv[1:]]
 
 
 def _exit(message: str, code: int) -> None:

@@ -83,13 +83,14 @@ def data_report(log: TrainLog) -> Iterator[str]:
 
 def eval_figures(evaluation: Mapping[str, float]) -> str:
     """Returns the figures of an evaluation, of the averaged parameters too where there are any."""
+    broken = evaluation.get("eval/corrupt_images", 0)
     return "  ".join(
         f"{prefix} top-1 {evaluation[f'{prefix}/accuracy_top1']:.2%}  "
         f"top-5 {evaluation[f'{prefix}/accuracy_top5']:.2%}  "
         f"loss {evaluation[f'{prefix}/loss']:.4f}"
         for prefix in ("eval", "eval_ema")
         if f"{prefix}/count" in evaluation
-    )
+    ) + (f"  ({broken:,} broken images left out)" if broken else "")
 
 
 def summary(run: Experiment, evaluation: Mapping[str, float], workdir: pathlib.Path) -> list[str]:

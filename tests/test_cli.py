@@ -189,6 +189,20 @@ def test_evaluation_of_a_workdir(whole_run: pathlib.Path) -> None:
     code, output = main("--mode=eval", f"--workdir={whole_run}", DIGITS, *flags)
     assert code == 0, output
     assert "16x16 pixels" in output
+    results = (whole_run / "eval.jsonl").read_text().splitlines()
+    # The same by one override of the run's own config.
+    code, output = main("--mode=eval", f"--workdir={whole_run}", "--config.data.image_size=16")
+    assert code == 0, output
+    assert "Not as in training: data.image_size: 8 there, 16 here" in output
+    again = json.loads((whole_run / "eval.jsonl").read_text().splitlines()[-1])
+    assert {**again, "time": ""} == {**json.loads(results[-1]), "time": ""}
+    code, output = main("--mode=eval", f"--workdir={whole_run}", "--config.data.image_sice=16")
+    assert code == 2, output
+    assert re.search("no field 'data.image_sice'. Allowed there: .*image_size", output), output
+    code, output = main("--mode=eval", "--workdir=/nowhere", "--config.data.image_size=16")
+    assert code == 2, output
+    assert "/nowhere is no workdir of a run: it has no config.json." in output
+    assert "Traceback" not in output
 
 
 def test_training_runs_without_tensorflow(tmp_path: pathlib.Path) -> None:
