@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from s2mlp_jax.data import turbo
+from s2mlp_jax.data import jpeg, turbo
 
 CROPS: tuple[str, ...] = ("random_resized", "pad", "resize")
 DECODERS: tuple[str, ...] = ("turbo", "pillow")
@@ -163,11 +163,15 @@ def draw_view(height: int, width: int, crops: Crops, rng: np.random.Generator) -
     return View(box, shift, bool(crops.flip and rng.random() < crops.flip))
 
 
-def make_view(image: np.ndarray, view: View, crops: Crops) -> np.ndarray:
-    """Makes a training view, (image_size, image_size, c) uint8, of an image's pixels."""
+def make_view(image: np.ndarray, view: View, crops: Crops, first: int = 0) -> np.ndarray:
+    """Makes a training view, (image_size, image_size, c) uint8, of an image's pixels.
+
+    Args:
+      first: number of the image's row that is the first in `image`.
+    """
     size, pad = crops.image_size, crops.crop_padding
     left, top, right, bottom = view.box
-    image = image[top:bottom, left:right]  # before the resize, which sees nothing outside it
+    image = image[top - first : bottom - first, left:right]  # before the resize, which sees nothing outside it
     image = _resize(image, size, size, crops.interpolation, crops.decoder)
     if crops.train_crop == "pad" and pad:
         padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
@@ -191,16 +195,17 @@ def train_views(
     """
     image = record["image"]
     turbo_reads = crops.decoder == "turbo" and channels == 3 and isinstance(image, bytes)
-    size = turbo.shape(image) if turbo_reads else None
-    if size is None:
-        pixels = decode(record, channels, origin)
+    header = jpeg.read_header(image) if turbo_reads else None
+    if header is None:
+        pixels, first = decode(record, channels, origin), 0
         views = [draw_view(pixels.shape[0], pixels.shape[1], crops, rng) for rng in rngs]
     else:
-        views = [draw_view(*size, crops, rng) for rng in rngs]
-        found = turbo.decode(image, rows=max(view.box[3] for view in views))
+        views = [draw_view(header.height, header.width, crops, rng) for rng in rngs]
+        top, bottom = min(view.box[1] for view in views), max(view.box[3] for view in views)
         # Where libjpeg finds a fault Pillow says what it is, or puts up with it.
-        pixels = decode(record, channels, origin) if found is None else found
-    return [make_view(pixels, view, crops) for view in views]
+        found = turbo.decode(image, header, top, bottom)
+        pixels, first = found or (decode(record, channels, origin), 0)
+    return [make_view(pixels, view, crops, first) for view in views]
 
 
 def _mirror(image: np.ndarray) -> np.ndarray:

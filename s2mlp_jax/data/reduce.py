@@ -37,7 +37,8 @@ def reduce_image(image: bytes, short_side: int, quality: int, subsampling: int =
     if is_png:
         picture.save(file, "PNG")
     else:
-        picture.save(file, "JPEG", quality=quality, subsampling=subsampling)
+        picture.save(file, "JPEG", quality=quality, subsampling=subsampling,
+                     optimize=True, restart_marker_rows=1)
     return file.getvalue()
 
 
