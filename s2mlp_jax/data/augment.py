@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+import random
 import typing
 from collections.abc import Sequence
 
@@ -127,7 +128,7 @@ def _resize(
 
 
 def _random_box(
-    height: int, width: int, area_min: float, rng: np.random.Generator
+    height: int, width: int, area_min: float, rng: random.Random
 ) -> tuple[int, int, int, int]:
     """Draws the box of a random resized crop, as torchvision does: ten tries, then the centre."""
     low, high = _ASPECT_RATIO
@@ -136,8 +137,7 @@ def _random_box(
         ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            left = int(rng.integers(0, width - w + 1))
-            top = int(rng.integers(0, height - h + 1))
+            left, top = rng.randrange(width - w + 1), rng.randrange(height - h + 1)
             return left, top, left + w, top + h
     w, h = min(width, round(height * high)), min(height, round(width / low))
     left, top = (width - w) // 2, (height - h) // 2
@@ -152,14 +152,14 @@ class View(typing.NamedTuple):
     flip: bool
 
 
-def draw_view(height: int, width: int, crops: Crops, rng: np.random.Generator) -> View:
+def draw_view(height: int, width: int, crops: Crops, rng: random.Random) -> View:
     """Draws a training view of an image of that size."""
     box, shift = (0, 0, width, height), (0, 0)
     if crops.train_crop == "random_resized":
         box = _random_box(height, width, crops.crop_area_min, rng)
     elif crops.train_crop == "pad" and crops.crop_padding:
-        down, right = rng.integers(0, 2 * crops.crop_padding + 1, size=2)
-        shift = int(down), int(right)
+        places = 2 * crops.crop_padding + 1
+        shift = rng.randrange(places), rng.randrange(places)
     return View(box, shift, bool(crops.flip and rng.random() < crops.flip))
 
 
@@ -185,7 +185,7 @@ def train_views(
     channels: int,
     origin: str,
     crops: Crops,
-    rngs: Sequence[np.random.Generator],
+    rngs: Sequence[random.Random],
 ) -> list[np.ndarray]:
     """Decodes a record, no more of it than needed, and makes a training view by each generator.
 

@@ -5,6 +5,8 @@ import io
 import PIL
 from PIL import Image, features
 
+from s2mlp_jax.data.jpeg import add_index
+
 JPEG_QUALITY = 95  # without subsampling of the colours; the table in docs/imagenet.md is why
 
 
@@ -38,7 +40,8 @@ def reduce_image(image: bytes, short_side: int, quality: int, subsampling: int =
         picture.save(file, "PNG")
     else:
         picture.save(file, "JPEG", quality=quality, subsampling=subsampling,
-                     optimize=True, restart_marker_rows=1)
+                     optimize=True, restart_marker_rows=1)  # fmt: skip
+        return add_index(file.getvalue())
     return file.getvalue()
 
 

@@ -45,25 +45,18 @@ def decode(data: bytes, header: jpeg.Header, top: int, bottom: int) -> tuple[np.
     """
     # The colours of the first and the last row may be mixed with those of the rows next to them,
     # so these are decoded as well.
-    if header.segment:
-        part = jpeg.cut(data, header, max(top - 1, 0), bottom + 1)
-        if part is not None:
-            file, first, rows = part
-            pixels = np.empty((rows, header.width, 3), np.uint8)
-            try:
-                simplejpeg.decode_jpeg(file, "RGB", buffer=pixels)
-            except ValueError:
-                return None
-            return pixels, first
-    elif header.in_order and bottom + 1 < header.height and data.endswith(jpeg.END):
-        pixels = np.empty((bottom + 1, header.width, 3), np.uint8)
+    top, bottom = max(top - 1, 0), min(bottom + 1, header.height)
+    part = jpeg.cut(data, header, top, bottom) if header.marks else None
+    if part or (header.in_order and bottom < header.height and data.endswith(jpeg.END)):
+        file, first, rows = part or (jpeg.upper_rows(data, header, bottom), 0, bottom)
+        pixels = np.empty((rows, header.width, 3), np.uint8)
         try:
-            simplejpeg.decode_jpeg(jpeg.upper_rows(data, header, bottom + 1), "RGB", buffer=pixels)
+            simplejpeg.decode_jpeg(file, "RGB", buffer=pixels)
         except ValueError as error:
             # All is decoded; and then libjpeg finds the rest of the file where the end should be.
-            if not str(error).endswith("extraneous bytes before marker 0xd9"):
+            if part or not str(error).endswith("extraneous bytes before marker 0xd9"):
                 return None
-        return pixels, 0
+        return pixels, first
     try:
         return simplejpeg.decode_jpeg(data, "RGB"), 0  # a warning of libjpeg is an error
     except ValueError:
