@@ -10,10 +10,11 @@ import struct
 import typing
 
 _START, END = b"\xff\xd8", b"\xff\xd9"
-_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2  # the frames that are read here
-_INTERVAL, _SCAN, _COMMENT = 0xDD, 0xDA, 0xFE
-_TURNS = [*range(0xD0, 0xD8)] * 1025  # the restart markers, of which there are eight, by turns
-_INDEX = b"Restart markers: "  # begins the comment; 32 bits a marker follow
+_FRAMES, _PROGRESSIVE = (0xC0, 0xC1, 0xC2), 0xC2  # the kinds that are read here
+_TABLE, _INTERVAL, _SCAN, _COMMENT = 0xC4, 0xDD, 0xDA, 0xFE
+_TURN_CODES = [*range(0xD0, 0xD8)] * 1025  # the restart markers, of which there are eight, by turns
+_TURNS = [bytes((0xFF, code)) for code in _TURN_CODES]
+_INDEX = b"Restart markers: "  # begins the comment
 
 _SEGMENT = struct.Struct(">xBH")  # marker, length
 _FRAME = struct.Struct(">BHHB")  # bits, height, width, components
@@ -27,67 +28,64 @@ class Header(typing.NamedTuple):
     width: int
     height_at: int  # position of the height in the file
     data_at: int  # position of the coded pixels
-    in_order: bool  # rows come one after the other, without restart markers
-    segment: int  # height of what lies between two restart markers; 0 if these are not to be used
-    marks: tuple[int, ...]  # positions of the restart markers after data_at, where the file says
+    one_scan: bool  # rows come one after the other
+    interval: int  # blocks from one restart marker to the next; 0: there are none
+    segment: int  # height of these blocks, if the file says it
+    marks: list[int]  # positions of the restart markers after data_at, if the file says them
 
 
 def read_header(data: bytes) -> Header | None:
     """Reads a JPEG's header; returns None for anything else, and for JPEGs of other kinds."""
     if not data.startswith(_START):
         return None
-    position, interval, marks, frame = len(_START), 0, (), None
+    position, segment, interval, frame = len(_START), 0, 0, None
+    marks: list[int] = []
     try:
         while data[position] == 0xFF:
             marker, length = _SEGMENT.unpack_from(data, position)
-            if marker in _SEQUENTIAL or marker == _PROGRESSIVE:
+            if marker == _TABLE:  # the most frequent ones
+                pass
+            elif marker in _FRAMES:
                 bits, height, width, components = _FRAME.unpack_from(data, position + 4)
                 if bits != 8 or not height or not width or components not in (1, 3):
                     return None
-                frame = marker, position
+                frame = marker, position + 5
             elif marker == _INTERVAL:
                 (interval,) = _SHORT.unpack_from(data, position + 4)
             elif marker == _COMMENT and data.startswith(_INDEX, position + 4):
-                count = (length - 2 - len(_INDEX)) // 4
-                marks = struct.unpack_from(f">{count}I", data, position + 4 + len(_INDEX))
+                count = (length - 4 - len(_INDEX)) // 4
+                segment, *marks = struct.unpack_from(
+                    f">H{count}I", data, position + 4 + len(_INDEX)
+                )
             elif marker == _SCAN and frame:
-                kind, at = frame
-                in_order, segment = False, 0
-                if kind in _SEQUENTIAL and data[position + 4] == components:
-                    in_order = not interval
-                    factors = data[at + 11 : at + 11 + 3 * components : 3]
-                    segment = _segment(factors, interval, width) if interval else 0
+                kind, height_at = frame
+                one_scan = kind != _PROGRESSIVE and data[position + 4] == components
                 begin = position + 2 + length
-                return Header(height, width, at + 5, begin, in_order, segment, marks)
+                return Header(height, width, height_at, begin, one_scan, interval, segment, marks)
             position += 2 + length
     except (IndexError, struct.error):  # the file ends before
         pass
     return None
 
 
-def _segment(factors: bytes, interval: int, width: int) -> int:
-    """Returns the height in pixels of what `interval` blocks fill, 0 if these are no whole rows.
-
-    Args:
-      factors: how many parts of each component a block has, across and down.
-    """
-    across, down = 8, 8
-    if len(factors) > 1:
-        across, down = 8 * max(f >> 4 for f in factors), 8 * max(f & 15 for f in factors)
-    rows, rest = divmod(interval, -(-width // across))
-    return 0 if rest else down * rows
-
-
 def add_index(data: bytes) -> bytes:
-    """Writes into a JPEG with restart markers where they are."""
+    """Writes into a JPEG with a restart marker after each row of blocks where these are."""
     header = read_header(data)
-    if header is None or not header.segment:
+    if header is None or not header.one_scan:
         return data
-    coded = memoryview(data)[header.data_at :]
-    marks = [match.start() for match in re.finditer(rb"\xff[\xd0-\xd7]", coded)]
-    text = _INDEX + struct.pack(f">{len(marks)}I", *marks)
-    frame_at = header.height_at - 5
+    across = down = 1  # blocks of 8 x 8 pixels; where colours are coarser, more of them together
+    if data[header.height_at + 4] == 3:
+        factors = data[header.height_at + 6 : header.height_at + 15 : 3]
+        across, down = (
+            max(factor >> 4 for factor in factors),
+            max(factor & 15 for factor in factors),
+        )
+    if header.interval != -(-header.width // (8 * across)):
+        return data
+    marks = [match.start() for match in re.finditer(rb"\xff[\xd0-\xd7]", data[header.data_at :])]
+    text = _INDEX + struct.pack(f">H{len(marks)}I", 8 * down, *marks)
     comment = struct.pack(">BBH", 0xFF, _COMMENT, 2 + len(text)) + text
+    frame_at = header.height_at - 5
     return data[:frame_at] + comment + data[frame_at:]
 
 
@@ -113,18 +111,17 @@ def cut(data: bytes, header: Header, top: int, bottom: int) -> tuple[bytearray, 
     start, stop = top // header.segment, min(-(-bottom // header.segment), count)
     before = max(start - 1, 0)
     used = [header.data_at + mark for mark in header.marks[before:stop]]
-    turns = _TURNS[before % 8 : before % 8 + len(used)]
-    if [data[at + 1] for at in used] != turns or any(data[at] != 0xFF for at in used):
+    if [data[at : at + 2] for at in used] != _TURNS[before % 8 : before % 8 + len(used)]:
         return None
     begin = used.pop(0) + 2 if start else header.data_at
     end = used.pop() if stop < count else len(data) - len(END)
     first, rows = start * header.segment, min(stop * header.segment, header.height)
-    file = bytearray(data[: header.data_at])
-    _SHORT.pack_into(file, header.height_at, rows - first)
-    file += memoryview(data)[begin:end]
-    file += END
+    height_at, data_at = header.height_at, header.data_at
+    before_height, after_height = data[:height_at], data[height_at + 2 : data_at]
+    height, coded = _SHORT.pack(rows - first), memoryview(data)[begin:end]
+    file = bytearray().join((before_height, height, after_height, coded, END))
     if start % 8:
-        shift = header.data_at - begin + 1
-        for at, turn in zip(used, _TURNS, strict=False):  # counted from the first again
+        shift = data_at - begin + 1
+        for at, turn in zip(used, _TURN_CODES, strict=False):  # counted from the first again
             file[at + shift] = turn
     return file, first, rows - first

@@ -83,13 +83,13 @@ def train_batches(
             rows = views[place]
             numbers = [step * batch_size + int(positions[row]) for row in rows]
 
-            def make(record: Record, numbers: list[int] = numbers) -> list[np.ndarray]:
+            def make(record: Record, rows: list[int] = rows, numbers: list[int] = numbers) -> None:
                 rngs = [random.Random((seed << 64) + number) for number in numbers]
-                return train_views(record, split.channels, split.name, crops, rngs)
+                outs = [batch["image"][row] for row in rows]
+                train_views(record, split.channels, split.name, crops, rngs, outs)
 
-            record, images = read(asked, make)
-            for row, image in zip(rows, images, strict=True):
-                batch["image"][row] = image
+            record, _ = read(asked, make)
+            for row in rows:
                 batch["label"][row] = record["label"]
                 if on_corrupt == "skip":
                     batch["corrupt"][row] = record is not asked

@@ -28,7 +28,9 @@ else:
 _thread = threading.local()  # a resizer keeps scratch memory, which threads must not share
 
 
-def decode(data: bytes, header: jpeg.Header, top: int, bottom: int) -> tuple[np.ndarray, int] | None:
+def decode(
+    data: bytes, header: jpeg.Header, top: int, bottom: int
+) -> tuple[np.ndarray, int] | None:
     """Decodes rows of a JPEG, grey or in colour; more of them than asked for, if need be.
 
     In a file that ends as it should, damage outside these rows is not always seen.
@@ -47,7 +49,8 @@ def decode(data: bytes, header: jpeg.Header, top: int, bottom: int) -> tuple[np.
     # so these are decoded as well.
     top, bottom = max(top - 1, 0), min(bottom + 1, header.height)
     part = jpeg.cut(data, header, top, bottom) if header.marks else None
-    if part or (header.in_order and bottom < header.height and data.endswith(jpeg.END)):
+    can_stop = header.one_scan and not header.interval and data.endswith(jpeg.END)
+    if part or (can_stop and bottom < header.height):
         file, first, rows = part or (jpeg.upper_rows(data, header, bottom), 0, bottom)
         pixels = np.empty((rows, header.width, 3), np.uint8)
         try:
@@ -71,7 +74,11 @@ def resize(image: np.ndarray, width: int, height: int, how: str) -> np.ndarray:
     """
     if not hasattr(_thread, "resizer"):
         _thread.resizer = Resizer()
+        _thread.options = {name: ResizeOptions(_ALGORITHMS[name]) for name in _ALGORITHMS}
+        _thread.targets = {}
+    target = _thread.targets.get((width, height))
+    if target is None:
+        target = _thread.targets[width, height] = ImageData(width, height, PixelType.U8x3)
     source = ImageData(image.shape[1], image.shape[0], PixelType.U8x3, image.tobytes())
-    resized = ImageData(width, height, PixelType.U8x3)
-    _thread.resizer.resize(source, resized, ResizeOptions(_ALGORITHMS[how]))
-    return np.frombuffer(resized.get_buffer(), np.uint8).reshape(height, width, 3)
+    _thread.resizer.resize(source, target, _thread.options[how])
+    return np.frombuffer(target.get_buffer(), np.uint8).reshape(height, width, 3)
