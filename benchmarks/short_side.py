@@ -95,7 +95,7 @@ def _decoding(images: list[bytes]) -> Callable[[], float]:
 
 def _decoding_crops(images: list[bytes]) -> Callable[[], float]:
     crops = Crops(_SIZE, "random_resized", 0.08, 0, 0.5, 1.0, "bicubic", "turbo")
-    work = []
+    work: list[tuple[bytes, list[tuple[int, int, int, int]]]] = []
     for image in images:
         header, rng = jpeg.read_header(image), random.Random(len(work))
         if header is not None:
