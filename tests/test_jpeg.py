@@ -130,6 +130,8 @@ def test_damage_is_found_or_left_to_pillow() -> None:
         if found is not None:  # these rows are whole
             pixels, first = found
             np.testing.assert_array_equal(pixels[top - first : bottom - first], whole[top:bottom])
+    assert turbo.decode(data, header, 0, 40) is not None
+    assert turbo.decode(data[:-2], header, 0, 40) is None  # even if its end is not needed
     for file in (data[:-2], data[: len(data) // 2], data[: header.data_at - 3], data[:300]):
         with pytest.raises(BrokenImageError):
             views(file, "turbo")
