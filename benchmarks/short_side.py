@@ -8,6 +8,7 @@ the same views made of the originals: the evaluation's, and random resized crops
 """
 
 import io
+import random
 import time
 from collections.abc import Callable
 
@@ -15,12 +16,13 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import common
-from s2mlp_jax.data import sources
-from s2mlp_jax.data.augment import decode
+from s2mlp_jax.data import jpeg, sources, turbo
+from s2mlp_jax.data.augment import Crops, decode, draw_view
 from s2mlp_jax.data.reduce import encoder, reduce_image
 
 _SIZE, _SHORT = 224, 256  # pixels of a view; the short side before the central crop
 _SETTINGS = [(quality, subsampling) for subsampling in (2, 0) for quality in (85, 90, 95, 98)]
+_CROPS = 4  # an image, to time their decoding
 _NAMES = {0: "4:4:4", 2: "4:2:0"}
 
 Box = tuple[float, float, float, float]
@@ -44,14 +46,16 @@ def main() -> None:
         for quality, subsampling in _SETTINGS
     }
     files = {"the original": originals, **copies}
-    times = common.alternate({name: _decoding(images) for name, images in files.items()},
-                             arguments.rounds)  # fmt: skip
+    measured = {name: _decoding(images) for name, images in files.items()}
+    measured |= {f"crops of {name}": _decoding_crops(images) for name, images in files.items()}
+    times = common.alternate(measured, arguments.rounds)
     changed = [i for i in range(count) if copies["95, 4:4:4"][i] is not originals[i]]
     references = [_views(originals[i], i) for i in changed]
     rows = []
     for name, images in files.items():
         cells = [name, f"{np.mean([len(image) for image in images]) / 1e3:.1f}"]
-        cells.append(common.ratio(times[name], times["the original"]))
+        for what in ("", "crops of "):
+            cells.append(common.ratio(times[what + name], times[what + "the original"]))
         if name == "the original":
             rows.append([*cells, "", "", "", ""])
             continue
@@ -64,11 +68,13 @@ def main() -> None:
             cells.append(f"{np.mean([np.abs(error).mean() for error in errors]):.2f}")
             cells.append(f"{np.mean([_psnr(error) for error in errors]):.1f}")
         rows.append(cells)
-    columns = ["quality, colours", "kB an image", "decoding", "evaluation: error", "PSNR"]
-    columns += ["training: error", "PSNR"]
+    columns = ["quality, colours", "kB an image", "decoding", "for crops"]
+    columns += ["evaluation: error", "PSNR", "training: error", "PSNR"]
     legend = (
         f"{count} images, of which {len(changed)} have a short side over {arguments.short_side} "
-        f"pixels and are reduced, bicubic; {encoder()}. decoding: CPU time over the original's. "
+        f"pixels and are reduced, bicubic; {encoder()}. decoding: CPU time over the original's, "
+        "of whole images by Pillow; for crops: the same of what training decodes for random "
+        f"resized crops, {_CROPS} an image, without what lies above in a copy and below in both. "
         "error: mean absolute difference of the view's values, of 255 levels; PSNR: in dB, mean "
         f"over the reduced images. Views of {_SIZE} pixels, bicubic: evaluation's (short side "
         "256, central crop) and training's (random resized crop, area 0.08 to 1, the same part)."
@@ -82,6 +88,27 @@ def _decoding(images: list[bytes]) -> Callable[[], float]:
         start = time.process_time()
         for image in images:
             decode({"image": image, "index": 0, "key": ""}, 3, "")
+        return time.process_time() - start
+
+    return measure
+
+
+def _decoding_crops(images: list[bytes]) -> Callable[[], float]:
+    crops = Crops(_SIZE, "random_resized", 0.08, 0, 0.5, 1.0, "bicubic", "turbo")
+    work: list[tuple[bytes, list[tuple[int, int, int, int]]]] = []
+    for image in images:
+        header, rng = jpeg.read_header(image), random.Random(len(work))
+        if header is not None:
+            boxes = [draw_view(header.height, header.width, crops, rng).box for _ in range(_CROPS)]
+            work.append((image, boxes))
+
+    def measure() -> float:
+        start = time.process_time()
+        for image, boxes in work:
+            for _, top, _, bottom in boxes:
+                header = jpeg.read_header(image)
+                assert header is not None
+                turbo.decode(image, header, top, bottom)
         return time.process_time() - start
 
     return measure

@@ -7,6 +7,7 @@
 
 import argparse
 import pathlib
+import random
 import sys
 import typing
 from collections.abc import Sequence
@@ -64,10 +65,12 @@ def augment(
     fill = [round(255 * value) for value in mean]
     images = [images[i % len(images)] for i in range(_COLUMNS)]
     seen = jnp.asarray(np.stack([eval_view(image, crops) for image in images]))
-    rng = np.random.default_rng(seed)
+    rng = random.Random(seed)
     views = [draw_view(image.shape[0], image.shape[1], crops, rng) for image in images]
-    pairs = zip(images, views, strict=True)
-    train = jnp.asarray(np.stack([make_view(image, view, crops) for image, view in pairs]))
+    made = np.empty((_COLUMNS, crops.image_size, crops.image_size, 3), np.uint8)
+    for image, view, out in zip(images, views, made, strict=True):
+        make_view(image, view, crops, out)
+    train = jnp.asarray(made)
     key = jax.random.key(seed)
 
     def drawn(images: jax.Array, augmentation: mix.Augmentation) -> np.ndarray:

@@ -209,6 +209,7 @@ def test_subset_with_a_short_side(
     assert split.metadata["short_side"] == 128
     assert split.metadata["jpeg_quality"] == 95
     assert split.metadata["resampling"] == "bicubic"
+    assert split.metadata["jpeg_restart_rows"] == 1
     assert split.metadata["source"] == "imagenet2012/5.1.0"
     assert split.metadata["classes"] == list(split.class_names)
     original = records("imagenet2012", "train", data)

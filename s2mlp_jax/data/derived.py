@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 
 from s2mlp_jax.data import sources
 from s2mlp_jax.data.meter import Meter, duration, gigabytes, say
-from s2mlp_jax.data.reduce import encoder, reduce_image
+from s2mlp_jax.data.reduce import RESTART_ROWS, encoder, reduce_image
 from s2mlp_jax.data.workspace import check_room
 
 _SHARD_BYTES = 128 << 20
@@ -116,6 +116,8 @@ def write(derived: Derived, directory: pathlib.Path, allow_other_counts: bool) -
                 metadata=tfds.core.MetadataDict(
                     dict(builder.info.metadata or {})
                     | {"source": builder.info.full_name, "encoder": encoder()}
+                    # No setting: without such markers a copy is read more slowly, and is the same.
+                    | ({"jpeg_restart_rows": RESTART_ROWS} if derived.short_side else {})
                     | derived.settings()
                 ),
             )

@@ -9,11 +9,12 @@ import concurrent.futures
 import functools
 import itertools
 import logging
+import random
 import typing
 from collections.abc import Callable, Iterable, Iterator
 
-import grain
 import numpy as np
+from grain.experimental import index_shuffle
 
 from s2mlp_jax.data.augment import BrokenImageError, Crops, decode, eval_view, train_views
 from s2mlp_jax.data.sources import Split
@@ -68,8 +69,7 @@ def train_batches(
     if split.name == "synthetic":
         yield from itertools.repeat(_synthetic_batch(split, positions))
 
-    # Every image of the endless stream, by its place; nothing is read before it is asked for.
-    stream = grain.MapDataset.source(split.source).seed(seed).shuffle().repeat()
+    order = _order(len(split), seed)
     distinct = -(-batch_size // repeats)
     views: dict[int, list[int]] = {}  # the image's place in the batch -> its rows here
     for row, position in enumerate(positions):
@@ -78,18 +78,18 @@ def train_batches(
 
     def fill(batch: Batch, step: int, places: tuple[int, ...]) -> None:
         # All are read before the first is decoded, which would drive this code from the caches.
-        records = [stream[step * distinct + place] for place in places]
+        records = [split.source[order(step * distinct + place)] for place in places]
         for place, asked in zip(places, records, strict=True):
             rows = views[place]
             numbers = [step * batch_size + int(positions[row]) for row in rows]
 
-            def make(record: Record, numbers: list[int] = numbers) -> list[np.ndarray]:
-                rngs = [np.random.default_rng((seed, number)) for number in numbers]
-                return train_views(record, split.channels, split.name, crops, rngs)
+            def make(record: Record, rows: list[int] = rows, numbers: list[int] = numbers) -> None:
+                rngs = [random.Random((seed << 64) + number) for number in numbers]
+                outs = [batch["image"][row] for row in rows]
+                train_views(record, split.channels, split.name, crops, rngs, outs)
 
-            record, images = read(asked, make)
-            for row, image in zip(rows, images, strict=True):
-                batch["image"][row] = image
+            record, _ = read(asked, make)
+            for row in rows:
                 batch["label"][row] = record["label"]
                 if on_corrupt == "skip":
                     batch["corrupt"][row] = record is not asked
@@ -99,8 +99,7 @@ def train_batches(
         batch = _empty_batch(len(positions), crops.image_size, split.channels, flags)
         return batch, [functools.partial(fill, batch, step, p) for p in _jobs(views, num_threads)]
 
-    steps = range(start_step, len(stream) // batch_size)
-    yield from _prefetched(map(work, steps), num_threads, prefetch)
+    yield from _prefetched(map(work, itertools.count(start_step)), num_threads, prefetch)
 
 
 def eval_batches(
@@ -151,6 +150,24 @@ def eval_batches(
 
     steps = range(-(-len(split) // batch_size))
     yield from _prefetched(map(work, steps), num_threads, prefetch)
+
+
+def _order(length: int, seed: int) -> Callable[[int], int]:
+    """Returns what says which record stands at a place of the endless stream.
+
+    Every epoch has an order of its own. Grain's shuffle computes a place alone, so that nothing
+    is kept in memory or has to be computed first.
+    """
+
+    @functools.lru_cache(maxsize=4)
+    def seed_of(epoch: int) -> int:
+        return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
+
+    def record_at(place: int) -> int:
+        epoch, inside = divmod(place, length)
+        return index_shuffle(inside, length - 1, seed_of(epoch), 4)
+
+    return record_at
 
 
 class _Reader:
