@@ -5,6 +5,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+# Tests run side by side, each worker with eight devices of its own; who is done takes from others.
+PYTEST = $(VENV)/bin/python -m pytest -n auto --maxprocesses=4 --dist=worksteal
 
 .PHONY: setup train test test-core lint clean
 
@@ -31,10 +33,10 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy
 
 test: lint
-	$(VENV)/bin/python -m pytest
+	$(PYTEST)
 
 test-core: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

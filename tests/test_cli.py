@@ -21,10 +21,12 @@ DIGITS = "--config=configs/s2mlp_digits.py"
 
 
 def environment(devices: int = 1, **extra: str) -> dict[str, str]:
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    """The tests' own, but for the devices and what is compiled: that all processes share."""
+    compiled = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).parent / "processes"
     return {
         **os.environ,
-        "XLA_FLAGS": flags,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "PYTHONWARNINGS": "error::DeprecationWarning:s2mlp_jax",
         **extra,
     }
@@ -107,7 +109,8 @@ def test_sigkill_at_any_moment_changes_nothing(
             moment(process)
             process.send_signal(signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL
-    code, output = main(*command)
+    # The last one compiles anew, as all do outside the tests: to the same bits.
+    code, output = main(*command, JAX_ENABLE_COMPILATION_CACHE="false")
     assert code == 0, output
     assert "resume    from step" in output
     assert_same_run(whole_run, tmp_path)

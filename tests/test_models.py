@@ -145,9 +145,9 @@ def test_whole_model_equals_numpy(norm: str, shift: str) -> None:
 @pytest.mark.parametrize("name", s2mlp_jax.list_models())
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     size, channels, classes = INPUTS.get(name, (32, 3, 10))
-    small = {"depth": 2, "dim": 16} if name not in INPUTS else {}
     # 1e-6 is the deep variant's own: its gradients would drown in rounding.
-    model = s2mlp_jax.create_model(name, num_classes=classes, affine_init=0.5, **small)
+    small = {"depth": 2, "dim": 16, "affine_init": 0.5}
+    model = s2mlp_jax.create_model(name, num_classes=classes, **small)
     params = s2mlp_jax.init(model, jax.random.key(0), size, channels)["params"]
     images = jnp.asarray(np.random.RandomState(0).randn(4, size, size, channels), jnp.float32)
     labels = jnp.arange(4) % classes

@@ -129,8 +129,7 @@ def test_a_run_goes_on_whole_cut_and_on_other_devices(
     class Pulled(Exception):  # noqa: N818
         pass
 
-    config = wide_config(train__steps=12, checkpoint__every_epochs=0.001)
-    train.train_and_evaluate(config, tmp_path / "never stopped")
+    train.train_and_evaluate(wide_config(train__steps=12), tmp_path / "never stopped")
     original = Progress.advance
     starts = [(True, 8, 4), (False, 2, 8), (True, 4, None)]
     for cut, count, stop_at in starts:

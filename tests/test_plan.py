@@ -24,7 +24,10 @@ SMALL = {
     "model.dim": 64,
     "data.image_size": 64,
     "train.batch_size": 128,
-    "augment.randaugment_ops": 0,  # it takes longest to compile, and little memory
+    # They take longest to compile, and little memory.
+    "augment.randaugment_ops": 0,
+    "augment.erasing_prob": 0.0,
+    "augment.mix_prob": 0.0,
 }
 SMALL_FLAGS = [f"--config.{name}={value}" for name, value in SMALL.items()]
 NO_DATA = {"TFDS_DATA_DIR": "/nonexistent"}
@@ -128,7 +131,8 @@ def test_stand_ins_have_the_known_sizes() -> None:
 
 
 def test_prepared_data_are_counted() -> None:
-    lines = "\n".join(plan(small_config(), Devices(jax.devices(), "stated by a test")))
+    config = small_config(model__depth=1, augment__erasing_prob=0.25, augment__mix_prob=1.0)
+    lines = "\n".join(plan(config, Devices(jax.devices(), "stated by a test")))
     assert "imagenet2012/5.1.0 train: 24 images" in lines
 
 

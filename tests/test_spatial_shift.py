@@ -1,5 +1,7 @@
 """The spatial shift against oracles, in its values, its gradient and its receptive field."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,9 +51,9 @@ def random(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("pattern", ALL_PATTERNS)
 def test_equals_oracle(pattern: str, border: str) -> None:
-    for height, width in GRIDS:
-        x = random(2, height, width, 19)  # 19: groups of unequal size
-        got = spatial_shift(jnp.asarray(x), pattern, border)
+    grids = [random(2, height, width, 19) for height, width in GRIDS]  # 19: groups of unequal size
+    shift = jax.jit(lambda grids: [spatial_shift(x, pattern, border) for x in grids])
+    for x, got in zip(grids, shift(grids), strict=True):
         np.testing.assert_array_equal(got, oracle(x, pattern, border))
 
 
@@ -59,7 +61,8 @@ def test_equals_oracle(pattern: str, border: str) -> None:
 @pytest.mark.parametrize("pattern", ALL_PATTERNS)
 def test_gradient_is_the_adjoint_of_the_oracle(pattern: str, border: str) -> None:
     x, y = random(1, 3, 4, 9), random(2, 3, 4, 9)[1:]
-    gradient = jax.vjp(lambda x: spatial_shift(x, pattern, border), jnp.asarray(x))[1](y)[0]
+    shift = functools.partial(spatial_shift, pattern=pattern, border=border)
+    gradient = jax.jit(lambda x, y: jax.vjp(shift, x)[1](y)[0])(x, y)
     # The oracle is linear: its matrix, transposed, is what backpropagation has to apply.
     basis = np.eye(x.size, dtype=np.float32).reshape(x.size, *x.shape[1:])
     matrix = oracle(basis, pattern, border).reshape(x.size, x.size)
