@@ -46,8 +46,9 @@ def decode(
       Pillow's to refuse: any file with which libjpeg finds a fault, a missing end among them.
     """
     # The colours of the first and the last row may be mixed with those of the rows next to them,
-    # so these are decoded as well.
-    top, bottom = max(top - 1, 0), min(bottom + 1, header.height)
+    # so these are decoded as well; but not where blocks of 8 rows show that colours are whole.
+    more = 0 if header.segment == 8 else 1
+    top, bottom = max(top - more, 0), min(bottom + more, header.height)
     part = jpeg.cut(data, header, top, bottom) if header.marks else None
     can_stop = header.one_scan and not header.interval and data.endswith(jpeg.END)
     if part or (can_stop and bottom < header.height):
