@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import to_hex
 
 from benchmarks import common
 from s2mlp_jax.metrics import read_metrics
@@ -67,6 +68,8 @@ SETTINGS = {
 def run(setting: str, seed: int, workdir: pathlib.Path, data_dir: str) -> pathlib.Path:
     """Trains one setting, or goes on with it; returns its folder."""
     folder = workdir / setting.replace(" ", "_") / str(seed)
+    if any(line.get("train/epoch", 0) >= BUDGET["train.epochs"] for line in read(folder)):
+        return folder
     overrides = {**BUDGET, **SETTINGS[setting], "seed": seed, "data.data_dir": data_dir}
     command = [sys.executable, "main.py", "--config=configs/s2mlp_cifar10.py"]
     command += [f"--workdir={folder}"] + [f"--config.{k}={v}" for k, v in overrides.items()]
@@ -111,31 +114,35 @@ def rows(runs: Mapping[str, Sequence[Lines]]) -> list[list[str]]:
 
 def draw(runs: Mapping[str, Sequence[Lines]], file: pathlib.Path) -> None:
     """Draws top-1 over the epochs, a line a setting, the mean over the seeds."""
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    ends = []
+    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    colours = iter(plt.get_cmap("Dark2").colors + plt.get_cmap("tab10").colors)  # type: ignore[attr-defined]
+    last_epoch, ends = BUDGET["train.epochs"], []
     for setting, seeds in runs.items():
         evaluations = [[line for line in lines if "eval/count" in line] for lines in seeds]
-        steps = [line["step"] for line in evaluations[0]]
-        top1 = 100 * np.mean(
-            [[line["eval/accuracy_top1"] for line in lines] for lines in evaluations], axis=0
-        )
-        epochs = np.asarray(steps) * BUDGET["train.epochs"] / steps[-1]
-        colour = {"whole recipe": "black", "nothing of it": "tab:red"}.get(setting)
-        (line,) = axes.plot(epochs, top1, color=colour, linewidth=2.5 if colour else 1.2)
-        ends.append((float(top1[-1]), setting, str(line.get_color())))
-    # Names at the lines' ends, moved apart where they would cover each other.
+        steps = np.asarray([line["step"] for line in evaluations[0]])
+        top1 = np.mean([[line["eval/accuracy_top1"] for line in e] for e in evaluations], axis=0)
+        bold = {"whole recipe": "black", "nothing of it": "tab:red"}
+        colour = to_hex(bold.get(setting) or next(colours))
+        width = 2.5 if setting in bold else 1.3
+        axes.plot(steps * last_epoch / steps[-1], 100 * top1, color=colour, linewidth=width)
+        ends.append((100 * float(top1[-1]), setting, colour))
+    # A name at each line's end, moved from it where two would cover each other.
+    ends.sort()
     low, high = axes.get_ylim()
-    place, apart = -np.inf, 0.045 * (high - low)
-    for value, setting, line_colour in sorted(ends):
-        place = max(value, place + apart)
+    places: list[float] = []
+    for value, _, _ in ends:
+        places.append(max(value, places[-1] + 0.045 * (high - low)) if places else value)
+    too_high = np.mean(places) - np.mean([value for value, _, _ in ends])
+    for (value, setting, colour), place in zip(ends, places, strict=True):
         axes.annotate(
             setting,
-            (BUDGET["train.epochs"], value),
-            (1.02 * BUDGET["train.epochs"], place),
-            color=line_colour,
+            (last_epoch, value),
+            (1.06 * last_epoch, place - too_high),
+            color=colour,
             va="center",
             fontsize=9,
             annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "relpos": (0, 0.5)},
         )
     axes.set_xlabel("epochs (of 2,500 images)")
     axes.set_ylabel("top-1 on 10,000 test images, %")
@@ -144,15 +151,20 @@ def draw(runs: Mapping[str, Sequence[Lines]], file: pathlib.Path) -> None:
     figure.savefig(file, dpi=110)
 
 
-def report(runs: Mapping[str, Sequence[Lines]], output: str | None) -> None:
-    """Publishes the table; with --output the curves and all figures besides."""
+def report(runs: Mapping[str, Sequence[Lines]], commit: str, output: str | None) -> None:
+    """Publishes the table; with --output the curves and all figures besides.
+
+    Args:
+      commit: of the runs.
+    """
     seeds = len(runs["whole recipe"])
     columns = ["CIFAR-10 (JPEG)", "top-1, %", "less whole"]
     columns += ["top-1 of the average, %", "less whole", "test loss", "training loss"]
     budget = " ".join(f"--config.{field}={value}" for field, value in BUDGET.items())
     parts = [
         common.header("The recipe on CIFAR-10, each part removed once"),
-        f"{seeds} seed{'s' if seeds > 1 else ''}, the same in every setting. Each run is "
+        f"Trained at commit {commit}; {seeds} seed{'s' if seeds > 1 else ''}, the same in every "
+        "setting. Each run is "
         f"`python main.py --config=configs/s2mlp_cifar10.py {budget}` and what removes the part.",
         common.table(columns, rows(runs)),
     ]
@@ -179,7 +191,8 @@ def main() -> None:
     for seed in range(args.seeds):
         for setting, of_seeds in runs.items():
             of_seeds.append(read(run(setting, seed, args.workdir.absolute(), args.data_dir)))
-    report(runs, args.output)
+    environment = args.workdir / "whole_recipe" / "0" / "environment.json"
+    report(runs, json.loads(environment.read_text())["git_commit"], args.output)
 
 
 if __name__ == "__main__":
