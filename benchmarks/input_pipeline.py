@@ -15,8 +15,8 @@ ends with the batch in device memory:
 - DataLoader: Pillow and torchvision's transforms in a worker process a core, if torch is
   installed (--torch_python names another interpreter that has it).
 
-Each runs in a process of its own that is asked, by turns, for some batches; between its turns its
-buffers are full and it sleeps. What was buffered is thrown away before the clock starts.
+Each runs in a process of its own that is asked, by turns, for some batches, once all the others
+have filled their buffers and sleep. What was buffered is thrown away before the clock starts.
 """
 
 import dataclasses
@@ -196,7 +196,7 @@ def serve(pipeline: str, name: str, data_dir: str, batch_size: int) -> None:
 
     for line in sys.stdin:
         count = int(line)
-        for _ in range(12):  # all that can have been buffered, and the start
+        for _ in range(24):  # all that can have been buffered, and the start
             jax.block_until_ready(next(batches))
         start, cpu = time.perf_counter(), cpu_seconds()
         for _ in range(count):
@@ -224,8 +224,19 @@ class Candidate:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        self._count = count
+        self._count, self._psutil = count, psutil.Process(self._process.pid)
         self.cpu_milliseconds: list[float] = []
+
+    def is_idle(self) -> bool:
+        """Says whether the process, started before, does nothing for a moment."""
+        family = [self._psutil, *self._psutil.children(recursive=True)]
+
+        def used() -> float:
+            return sum(sum(process.cpu_times()[:2]) for process in family)
+
+        before = used()
+        time.sleep(0.1)
+        return used() - before < 0.02
 
     def measure(self) -> float:
         """Returns the images per second."""
@@ -259,7 +270,7 @@ def main() -> None:
     parser = common.parser(__doc__, rounds=9)
     parser.add_argument("--data_dir", required=True, help="of imagenet2012 and imagenet2012_256")
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--batches", type=int, default=24, help="of one measurement; default 24")
+    parser.add_argument("--batches", type=int, default=32, help="of one measurement; default 32")
     parser.add_argument("--torch_python", default=sys.executable, metavar="PYTHON")
     parser.add_argument("--serve", help="for this script's own use, as is --name")
     parser.add_argument("--name", default=FULL)
@@ -281,7 +292,15 @@ def main() -> None:
         for pipeline in pipelines
     }
     labels = {f"{pipeline} | {name}": key for key in candidates for name, pipeline in (key,)}
-    measurements = {label: candidates[key].measure for label, key in labels.items()}
+
+    def measure(candidate: Candidate) -> float:
+        while not all(other.is_idle() for other in candidates.values() if other.cpu_milliseconds):
+            pass
+        return candidate.measure()
+
+    measurements = {
+        label: functools.partial(measure, candidates[key]) for label, key in labels.items()
+    }
     rates = common.alternate(measurements, args.rounds, warmup=1)
     parts = [top, _notes(args.batch_size, args.batches, args.rounds)]
     for name in (FULL, SMALL):
