@@ -55,13 +55,13 @@ def start(run: Experiment, step: int) -> Iterator[str]:
 def train_figures(averages: Mapping[str, float]) -> str:
     """Returns the figures of a training line."""
     mfu = f"  MFU {averages['mfu']:.1%}" if "mfu" in averages else ""
-    waited = ""
+    rate, waited = averages["images_per_second"], ""
     if averages["data_wait"] >= _WORTH_TELLING:
         waited = f"  waited {averages['data_wait_seconds']:.1f} s for data"
         waited += f" ({averages['data_wait']:.0%} of the time)"
     return (
         f"epoch {averages['epoch']:.1f}  loss {averages['loss']:.4f}  "
-        f"{averages['images_per_second']:,.0f} images/s{mfu}{waited}"
+        f"{rate:{',.0f' if rate >= 10 else '.2g'}} images/s{mfu}{waited}"
     )
 
 

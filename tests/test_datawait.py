@@ -134,6 +134,8 @@ def test_a_person_is_told_of_waits_that_matter() -> None:
     assert told.endswith("100 images/s  waited 3.0 s for data (25% of the time)")
     untold = describe.train_figures({**figures, "data_wait": 0.005, "data_wait_seconds": 0.1})
     assert untold.endswith("100 images/s")
+    slow = {**figures, "images_per_second": 0.237, "data_wait": 0.0, "data_wait_seconds": 0.0}
+    assert describe.train_figures(slow).endswith("0.24 images/s")
 
 
 def test_a_run_logs_its_waits(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
