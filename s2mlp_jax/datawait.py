@@ -17,7 +17,8 @@ class DataWait:
     The host runs ahead of the devices: that it waits for a batch does not mean that they do.
     They wait from the end of the last step that they were given, if the host is waiting by
     then, until the batch is there. A thread notes when that step ends, as nothing else can
-    without holding up the loop.
+    without holding up the loop. It needs Python's lock for that, and may get it some milliseconds
+    late: what is measured is rather too little than too much.
 
     Attributes:
       seconds: waited in all; never put back.
