@@ -160,5 +160,6 @@ def test_a_run_logs_its_waits(tmp_path: pathlib.Path, monkeypatch: pytest.Monkey
     lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "train/loss" in line]
     assert len(lines) == 4
     assert all(0 < line["train/data_wait"] < 1 for line in lines)
+    assert made[0]._given == 12  # it was told of every step
     waits = [line["train/data_wait_seconds"] for line in lines]
     assert made[0].seconds == pytest.approx(sum(waits))

@@ -159,6 +159,9 @@ def test_plan_of_the_digits(tmp_path: pathlib.Path) -> None:
     assert "674 steps, 43,136 images, 30 evaluations, 6 checkpoints" in output
     assert "parameters 0.000625 GiB, optimizer 0.00125 GiB, average 0 GiB" in output
     assert re.search(r"time +[\d.]+ \w+: 674 steps of [\d.]+ m?s and 30 evaluations", output)
+    disk = re.search(r"disk +([\d.e-]+) GiB for .* the best, ([\d.e-]+) GiB each", output)
+    assert disk, output
+    assert float(disk[1]) == pytest.approx(4 * float(disk[2]), rel=0.01)  # three, and the best
     assert ": it fits" in output
     assert os.listdir(tmp_path) == []
 
