@@ -14,9 +14,7 @@ waited for data.
   has to say so.
 """
 
-import contextlib
 import itertools
-import pathlib
 import tempfile
 import time
 import typing
@@ -30,11 +28,11 @@ import numpy as np
 from absl import logging
 
 from benchmarks import common
-from benchmarks.input_pipeline import CORES, FULL, SIZE, open_repeated
+from benchmarks.pipelines import CORES, FULL, SIZE, open_repeated
+from benchmarks.train_loop import logged_lines, mean_rate
 from s2mlp_jax import config as config_lib
 from s2mlp_jax import experiment, parallel, train
 from s2mlp_jax.data import sources
-from s2mlp_jax.metrics import read_metrics
 
 SPEEDS = (0.5, 0.8, 0.95, 4.0)  # of the stand-in, over the pipeline's
 _ASLEEP_BATCH = 64
@@ -74,18 +72,11 @@ def make_config(
 def run_loop(config: ml_collections.ConfigDict, images: sources.Split) -> Loop:
     """Trains once, in a new folder."""
     splits = images, sources.synthetic_split(SIZE, 4)  # the evaluation is not what is measured
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(experiment, "open_data", return_value=splits),
-        open("/dev/null", "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-    ):
-        train.train_and_evaluate(config, folder)
-        lines = read_metrics(pathlib.Path(folder) / "metrics.jsonl")
-    logged = [line for line in lines if "train/loss" in line][1:]
-    seconds = [1 / line["train/images_per_second"] for line in logged]  # of an image
-    waits = [line["train/data_wait"] for line in logged]
-    return Loop(1 / float(np.mean(seconds)), float(np.average(waits, weights=seconds)))
+    with mock.patch.object(experiment, "open_data", return_value=splits):
+        lines = logged_lines(config)
+    seconds = [1 / line["train/images_per_second"] for line in lines]  # of an image
+    waits = [line["train/data_wait"] for line in lines]
+    return Loop(mean_rate(lines), float(np.average(waits, weights=seconds)))
 
 
 def sleeping_step(seconds: float) -> typing.Any:

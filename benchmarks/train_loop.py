@@ -15,6 +15,7 @@ import io
 import pathlib
 import tempfile
 import time
+import typing
 from collections.abc import Callable
 
 import jax
@@ -67,15 +68,18 @@ class Case:
 CASES = (Case("s2mlp_digits", 8, every=20, lines=15), Case("s2mlp_cifar", 32, every=3, lines=4))
 
 
-def run_loop(config: ml_collections.ConfigDict) -> float:
-    """Trains once in a new folder; returns the images per second after the first line."""
+def logged_lines(config: ml_collections.ConfigDict) -> list[dict[str, typing.Any]]:
+    """Trains once in a new folder; returns the lines of training metrics after the first."""
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             train_and_evaluate(config, folder)
         lines = read_metrics(pathlib.Path(folder) / "metrics.jsonl")
-    rates = [line["train/images_per_second"] for line in lines if "train/loss" in line]
-    # All lines are of equally many images, so that the mean over time is the harmonic one.
-    return len(rates[1:]) / float(np.sum(np.reciprocal(rates[1:])))
+    return [line for line in lines if "train/loss" in line][1:]
+
+
+def mean_rate(lines: list[dict[str, typing.Any]]) -> float:
+    """Returns the images per second over lines of equally many images: their harmonic mean."""
+    return 1 / float(np.mean([1 / line["train/images_per_second"] for line in lines]))
 
 
 def bare_step(config: ml_collections.ConfigDict) -> Callable[[], float]:
@@ -104,7 +108,7 @@ def bare_step(config: ml_collections.ConfigDict) -> Callable[[], float]:
 def compare(case: Case, batch_size: int, rounds: int) -> list[str]:
     """Measures one model; returns its row."""
     config = case.config(batch_size)
-    measurements = {"loop": lambda: run_loop(config), "bare": bare_step(config)}
+    measurements = {"loop": lambda: mean_rate(logged_lines(config)), "bare": bare_step(config)}
     figures = common.alternate(measurements, rounds, warmup=0)
     return [
         case.model,
