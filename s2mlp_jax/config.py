@@ -8,6 +8,7 @@ import importlib.util
 import json
 import pathlib
 import sys
+import types
 import typing
 
 import jax.numpy as jnp
@@ -78,23 +79,49 @@ def explain_flags(argv: collections.abc.Sequence[str], error: Exception) -> str:
       error: what parsing it raised; its own text is the answer if no field is to blame.
     """
     path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
-    for argument in argv:
-        if path and argument.startswith("--config."):
-            field, _, text = argument.removeprefix("--config.").partition("=")
-            try:
-                value = ast.literal_eval(text)
-            except (ValueError, SyntaxError):
-                value = text
-            try:
+    for argument in argv if path else ():
+        try:
+            for field, value in parse_overrides([argument]).items():
                 _set_field(_get_config(path), field, value)
-            except ValueError as reason:
-                return str(reason)
+        except ValueError as reason:
+            return str(reason)
     return str(error.args[0]) if error.args else str(error)
 
 
-def _get_config(path: str) -> ml_collections.ConfigDict:
-    """Runs `get_config` of a config file, "configs/x.py" or "configs/x.py:argument"."""
-    file, _, argument = path.partition(":")
+def parse_overrides(
+    arguments: collections.abc.Iterable[str],
+) -> dict[str, typing.Any]:
+    """Returns {"model.shift": "e"} for ["--config.model.shift=e"]; other arguments are passed over.
+
+    Raises:
+      ValueError: for one without a value.
+    """
+    overrides: dict[str, typing.Any] = {}
+    for argument in arguments:
+        if argument.startswith("--config."):
+            field, equals, text = argument.removeprefix("--config.").partition("=")
+            if not equals:
+                raise ValueError(f"{argument} has no value: --config.{field}=VALUE.")
+            try:
+                overrides[field] = ast.literal_eval(text)
+            except (ValueError, SyntaxError):
+                overrides[field] = text
+    return overrides
+
+
+def load_module(path: str) -> tuple[types.ModuleType, tuple[str, ...]]:
+    """Runs a config file.
+
+    Args:
+      path: "configs/x.py", or "configs/x.py:argument".
+
+    Returns:
+      The module, and the arguments, one or none, that its functions are to be called with.
+
+    Raises:
+      ValueError: no such file.
+    """
+    file, colon, argument = path.partition(":")
     location = pathlib.Path(file)
     if not location.is_file():
         raise ValueError(f"There is no config file {file}.")
@@ -106,7 +133,13 @@ def _get_config(path: str) -> ml_collections.ConfigDict:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config(argument) if argument else module.get_config()
+    return module, ((argument,) if colon and argument else ())
+
+
+def _get_config(path: str) -> ml_collections.ConfigDict:
+    """Runs `get_config` of a config file, "configs/x.py" or "configs/x.py:argument"."""
+    module, argument = load_module(path)
+    config = module.get_config(*argument)
     config.lock()
     return config
 

@@ -2,6 +2,7 @@
 
 import pathlib
 import sys
+import typing
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -18,10 +19,8 @@ def start(run: Experiment, step: int) -> Iterator[str]:
     """Yields the lines that say what will be done."""
     config, devices = run.config, run.layout.mesh.devices
     data, train = config.data, config.train
-    params = run.abstract_state().params
-    parameters = sum(x.size for x in jax.tree.leaves(params))
     yield (
-        f"model     {config.model.name}: {parameters:,} parameters, "
+        f"model     {config.model.name}: {run.parameters:,} parameters, "
         f"{run.macs_per_image:,} multiply-accumulates per {data.image_size}x{data.image_size} image"
     )
     yield (
@@ -46,7 +45,7 @@ def start(run: Experiment, step: int) -> Iterator[str]:
         f"{config.optimizer.reference_batch_size or train.batch_size}), "
         f"weight decay {config.optimizer.weight_decay:g}"
     )
-    for line in optim.describe_decay(params):
+    for line in optim.describe_decay(run.abstract_state().params):
         yield f"          {line}"
     if step:
         yield f"resume    from step {step:,}"
@@ -93,6 +92,25 @@ def eval_figures(evaluation: Mapping[str, float]) -> str:
     ) + (f"  ({broken:,} broken images left out)" if broken else "")
 
 
+def result(run: Experiment, evaluation: Mapping[str, float]) -> dict[str, typing.Any]:
+    """Returns what a finished run leaves for reports, in `result.json`."""
+    config = run.config
+    return {
+        "model": config.model.name,
+        "seed": config.seed,
+        "train_data": run.train_split.name,
+        "train_images": len(run.train_split),
+        "eval_data": run.eval_split.name,
+        "image_size": config.data.image_size,
+        "parameters": run.parameters,
+        "macs": run.macs_per_image,
+        "steps": run.total_steps,
+        "epochs": run.total_steps / run.steps_per_epoch,
+        "batch_size": config.train.batch_size,
+        "evaluation": dict(evaluation),
+    }
+
+
 def summary(run: Experiment, evaluation: Mapping[str, float], workdir: pathlib.Path) -> list[str]:
     """Returns the closing lines: what was reached, where it is, what to do next."""
     python = pathlib.Path(sys.executable)
@@ -102,7 +120,7 @@ def summary(run: Experiment, evaluation: Mapping[str, float], workdir: pathlib.P
         "",
         f"Trained {run.config.model.name} for {run.total_steps:,} steps: "
         f"{eval_figures(evaluation)}, over {evaluation['eval/count']:,} images.",
-        f"Files: {workdir} (metrics.jsonl, config.json, environment.json, checkpoints/).",
+        f"Files: {workdir} (metrics.jsonl, config.json, environment.json, checkpoints/, ...).",
         f"Next: {command} main.py --mode=eval --workdir={workdir} evaluates the checkpoint again;",
         f"      {command} -m tensorboard.main --logdir={workdir} draws the curves.",
     ]

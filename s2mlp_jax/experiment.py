@@ -55,6 +55,25 @@ class Experiment:
             self.train_split.channels,
         )
 
+    @functools.cached_property
+    def parameters(self) -> int:
+        """How many parameters the model has."""
+        return sum(x.size for x in jax.tree.leaves(self.abstract_state().params))
+
+    def with_seed(self, seed: int) -> "Experiment":
+        """Returns the same experiment with another seed; what was compiled for it is shared."""
+        config = config_lib.override(self.config, {"seed": seed})
+        return dataclasses.replace(self, config=config)
+
+    def mfu(self, images_per_second: float) -> float | None:
+        """Returns the model FLOPs utilisation, where the devices' dense bfloat16 peak is known."""
+        devices = self.layout.mesh.devices
+        peak = parallel.peak_flops(devices.flat[0])
+        if peak is None:
+            return None
+        # Two operations a multiply-accumulate; the backward pass costs twice the forward pass.
+        return images_per_second * 6 * self.macs_per_image / (peak * devices.size)
+
     def abstract_state(self) -> TrainState:
         """Returns the shapes, dtypes and shardings of the state, without the state."""
         shapes = jax.eval_shape(self._draw, jax.random.key(0))

@@ -131,10 +131,22 @@ def train_and_evaluate(
       NonFiniteLossError: the loss became NaN; the message names the step.
       Stopped: the process was asked to stop, and the run was saved.
     """
-    workdir = pathlib.Path(workdir).absolute()
     config = config_lib.complete(config)
+    workdir_lib.check_config(pathlib.Path(workdir), config)
+    return train(create_experiment(config, devices), workdir)
+
+
+def train(
+    run: Experiment, workdir: str | pathlib.Path, train_step: jax.stages.Wrapped | None = None
+) -> dict[str, float]:
+    """Does what `train_and_evaluate` does, of an experiment that is made already.
+
+    Args:
+      train_step: from `make_train_step`, for an experiment that differs in its seed at the most;
+        it is compiled once for all that are given the same one. Made here by default.
+    """
+    workdir, config = pathlib.Path(workdir).absolute(), run.config
     workdir_lib.check_config(workdir, config)
-    run = create_experiment(config, devices)
     primary = jax.process_index() == 0
     if primary:
         workdir_lib.write_config(workdir, config)
@@ -147,7 +159,7 @@ def train_and_evaluate(
     for line in describe.start(run, record["step"]):
         say(line)
 
-    if versions := _changed_versions(record):
+    if versions := workdir_lib.changed_versions(record.get("versions", {})):
         say(f"Other versions than at the last checkpoint, so not bit for bit: {versions}")
 
     writer = None
@@ -156,7 +168,10 @@ def train_and_evaluate(
             writer = MetricsWriter(workdir, record["step"], config.log.tensorboard)
             workdir_lib.write_environment(workdir, record["step"])
         with StopRequest() as stop:
-            last_eval = _train(run, state, record, checkpoints, writer, stop)
+            step = train_step or make_train_step(
+                config, run.model, run.optimizer, run.schedule, run.layout
+            )
+            last_eval = _train(run, step, state, record, checkpoints, writer, stop)
     except NonFiniteLossError as error:
         saved = checkpoints.steps()
         raise NonFiniteLossError(
@@ -168,6 +183,8 @@ def train_and_evaluate(
         checkpoints.close()
         if writer:
             writer.close()
+    if primary:
+        workdir_lib.write_json(workdir / "result.json", describe.result(run, last_eval))
     for line in describe.summary(run, last_eval, workdir):
         say(line)
     return last_eval
@@ -175,6 +192,7 @@ def train_and_evaluate(
 
 def _train(
     run: Experiment,
+    jitted: jax.stages.Wrapped,
     state: TrainState,
     record: dict[str, typing.Any],
     checkpoints: Checkpoints,
@@ -193,14 +211,15 @@ def _train(
 
     batch = next_batch()
     started = time.perf_counter()
-    jitted = make_train_step(config, run.model, run.optimizer, run.schedule, run.layout)
     train_step = jitted.lower(state, batch, run.key).compile()
     say(f"compiled  the training step in {time.perf_counter() - started:.1f} s")
 
     progress, waiting = Progress(total_steps, start_step), DataWait()
 
     def write_line(step: int, averages: dict[str, float]) -> None:
-        averages = {"epoch": step / run.steps_per_epoch, **averages, **_mfu(run, averages)}
+        averages = {"epoch": step / run.steps_per_epoch, **averages}
+        if (mfu := run.mfu(averages["images_per_second"])) is not None:
+            averages["mfu"] = mfu
         if writer:
             writer.write(step, {f"train/{name}": value for name, value in averages.items()})
         progress.note(step, describe.train_figures(averages))
@@ -271,24 +290,7 @@ def _train(
     return record["last_eval"]
 
 
-def _changed_versions(record: dict[str, typing.Any]) -> str:
-    """Lists the packages whose version is not that of the record."""
-    now, then = workdir_lib.versions(), record.get("versions", {})
-    changed = [f"{name} {then[name]} -> {now[name]}" for name in then if then[name] != now[name]]
-    return ", ".join(changed)
-
-
 def _score(evaluation: dict[str, float]) -> float:
     """The figure of the best checkpoint: the averaged parameters' accuracy, if there are any."""
     prefix = "eval_ema" if "eval_ema/accuracy_top1" in evaluation else "eval"
     return evaluation[f"{prefix}/accuracy_top1"]
-
-
-def _mfu(run: Experiment, averages: dict[str, float]) -> dict[str, float]:
-    """Model FLOPs utilisation, where the device's dense bfloat16 peak is known."""
-    devices = run.layout.mesh.devices
-    peak = parallel.peak_flops(devices.flat[0])
-    if peak is None:
-        return {}
-    # Two operations a multiply-accumulate; the backward pass costs twice the forward pass.
-    return {"mfu": averages["images_per_second"] * 6 * run.macs_per_image / (peak * devices.size)}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import typing
+from collections.abc import Mapping
 
 import jax
 import ml_collections
@@ -53,7 +54,7 @@ def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
 def write_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """Makes the folder and writes `config.json`, the completed config."""
     workdir.mkdir(parents=True, exist_ok=True)
-    _write(workdir / "config.json", to_json(config))
+    write_text(workdir / "config.json", to_json(config))
 
 
 def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
@@ -105,7 +106,12 @@ def write_environment(workdir: pathlib.Path, start_step: int) -> None:
         before = json.loads(path.read_text())
         earlier = [*before.pop("earlier", []), before]
     now = {"start_step": start_step, **environment(), "earlier": earlier}
-    _write(path, json.dumps(now, indent=2) + "\n")
+    write_json(path, now)
+
+
+def write_json(path: pathlib.Path, content: typing.Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def git_commit() -> str:
@@ -129,6 +135,13 @@ def versions() -> dict[str, str]:
     return {name: _version(name) for name in _PACKAGES}
 
 
+def changed_versions(then: Mapping[str, str]) -> str:
+    """Lists the packages whose version is not that of a record, "jax 0.10.2 -> 0.12.0, ..."."""
+    now = versions()
+    changed = [f"{name} {then[name]} -> {now[name]}" for name in then if then[name] != now[name]]
+    return ", ".join(changed)
+
+
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
@@ -146,7 +159,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _write(path: pathlib.Path, text: str) -> None:
+def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w") as file:

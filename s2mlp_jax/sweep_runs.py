@@ -1,0 +1,200 @@
+"""What a sweep consists of: its settings, its runs, what they cost, and this machine's share."""
+
+import dataclasses
+import json
+import pathlib
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+
+import ml_collections
+
+from s2mlp_jax import config as config_lib
+from s2mlp_jax.data.sources import Split
+from s2mlp_jax.experiment import Experiment, create_experiment, open_data
+from s2mlp_jax.workdir import write_text
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.,+=-]*")
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepRun:
+    """One training of a sweep.
+
+    Attributes:
+      cost: multiply-accumulates of all its forward passes.
+    """
+
+    setting: str
+    seed: int
+    config: ml_collections.ConfigDict
+    cost: int
+
+    def folder(self, workdir: pathlib.Path) -> pathlib.Path:
+        """Returns the run's own workdir in that of the sweep."""
+        return workdir / self.setting / str(self.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """The runs of a sweep that are this process's, in order, and all of its settings.
+
+    Attributes:
+      settings: name -> the fields in which it differs, all of the config's.
+      table: what a report sets beside the figures; see `configs/ablation.py`.
+    """
+
+    config_path: str
+    settings: Mapping[str, Mapping[str, typing.Any]]
+    table: Mapping[str, typing.Any]
+    runs: Sequence[SweepRun]
+    _experiments: Mapping[str, Experiment]
+    _data: "_Data"
+
+    def experiment(self, run: SweepRun) -> Experiment:
+        """Returns what trains a run; settings on the same data share these, read once."""
+        return create_experiment(run.config, splits=self._data.open(run.config))
+
+    def describe(self) -> Iterator[str]:
+        """Yields a table of the settings with their cost, and a line on the whole."""
+        yield f"{'setting':<20}{'parameters':>14}{'MACs an image':>18}{'steps':>10}{'seeds':>7}"
+        for name, one in self._experiments.items():
+            seeds = sum(run.setting == name for run in self.runs)
+            if seeds:
+                yield (
+                    f"{name:<20}{one.parameters:>14,}{one.macs_per_image:>18,}"
+                    f"{one.total_steps:>10,}{seeds:>7}"
+                )
+        total = sum(run.cost for run in self.runs)
+        yield (
+            f"{len(self.runs)} runs; their training steps take {6 * total:.3g} floating-point "
+            "operations (forward 2 a multiply-accumulate, backward twice as much)"
+        )
+
+    def write_description(self, workdir: pathlib.Path) -> None:
+        """Writes `sweep.jsonl`: a line on the sweep, then one for each setting."""
+        head = {name: value for name, value in self.table.items() if name != "rows"}
+        lines: list[Mapping[str, typing.Any]] = [{"config": self.config_path, **head}]
+        for name, overrides in self.settings.items():
+            paper = self.table.get("rows", {}).get(name)
+            lines.append({"setting": name, "overrides": dict(overrides), "paper": paper})
+        write_text(workdir / "sweep.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+
+
+class _Data:
+    """The data sets in use, each opened once."""
+
+    def __init__(self) -> None:
+        self._opened: dict[tuple[typing.Any, ...], tuple[Split, Split]] = {}
+
+    def open(self, config: ml_collections.ConfigDict) -> tuple[Split, Split]:
+        data = config.data
+        key: tuple[typing.Any, ...] = (
+            data.name,
+            data.data_dir,
+            data.train_split,
+            data.eval_split,
+            data.cache,
+        )
+        if data.name == "synthetic":  # it is made at the size that is asked for
+            key = (*key, data.image_size)
+        if key not in self._opened:
+            self._opened[key] = open_data(config)
+        return self._opened[key]
+
+
+def open_sweep(
+    config_path: str,
+    overrides: Mapping[str, typing.Any] | None = None,
+    seeds: int = 1,
+    only: str = "",
+    shard: str = "0/1",
+) -> Sweep:
+    """Loads a sweep and checks all of its settings.
+
+    Args:
+      config_path: "configs/ablation_shift.py:digits"; see `configs/ablation.py` for what it has.
+      overrides: fields to change in all runs, {"train.epochs": 5.0}.
+      seeds: how many, 0 to seeds - 1, for each setting.
+      only: "a,b", these settings alone; "" for all.
+      shard: "i/n", the i-th part, from 0, of n of about the same cost; whole runs, in order.
+
+    Raises:
+      ValueError: no sweep there, a setting that is not allowed, data that are not there, ...
+    """
+    module, argument = config_lib.load_module(config_path)
+    if not hasattr(module, "sweep"):
+        raise ValueError(f"{config_path} has no sweep(): it is the config of a single run.")
+    settings = module.sweep(*argument)
+    table = module.table(*argument) if hasattr(module, "table") else {}
+    overrides = dict(overrides or {})
+    _check_settings(config_path, settings, overrides)
+    if seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {seeds}.")
+    wanted = _wanted(settings, only)
+    part, parts = _parse_shard(shard)
+
+    experiments: dict[str, Experiment] = {}
+    data = _Data()
+    for name in settings:
+        try:
+            config = config_lib.load_config(config_path, {**overrides, **settings[name]})
+            # Only its length is asked for here, so nothing is decoded.
+            splits = data.open(config_lib.override(config, {"data.cache": False}))
+            experiments[name] = create_experiment(config, splits=splits)
+        except ValueError as error:
+            raise ValueError(f"Setting {name}: {error}") from error
+    runs = []
+    for name in wanted:
+        one = experiments[name]
+        cost = one.total_steps * one.config.train.batch_size * one.macs_per_image
+        for seed in range(seeds):
+            runs.append(SweepRun(name, seed, one.with_seed(seed).config, cost))
+    return Sweep(config_path, settings, table, _share(runs, part, parts), experiments, data)
+
+
+def _check_settings(
+    config_path: str, settings: typing.Any, overrides: Mapping[str, typing.Any]
+) -> None:
+    if not isinstance(settings, Mapping) or not settings:
+        raise ValueError(f"sweep() of {config_path} must return a dict of name -> overrides.")
+    for name, changes in settings.items():
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"Setting {name!r} of {config_path} names a folder, so it must begin with a "
+                "letter or digit and hold only these and any of _ . , + = -"
+            )
+        for field in changes:
+            if field in overrides:
+                raise ValueError(f"--config.{field}: this is what the sweep varies ({name}).")
+            if field == "seed":
+                raise ValueError(f"Setting {name} of {config_path} sets the seed; --seeds does.")
+    if "seed" in overrides:
+        raise ValueError("--config.seed: the seeds of a sweep are set by --seeds=N, 0 to N - 1.")
+
+
+def _wanted(settings: Mapping[str, typing.Any], only: str) -> list[str]:
+    chosen = [name for name in only.split(",") if name]
+    unknown = [name for name in chosen if name not in settings]
+    if unknown:
+        raise ValueError(
+            f"--only: there is no setting {', '.join(unknown)}. Allowed are {', '.join(settings)}."
+        )
+    return [name for name in settings if not chosen or name in chosen]
+
+
+def _parse_shard(shard: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not match or int(match[1]) >= int(match[2]):
+        raise ValueError(f"--shard must be I/N with 0 <= I < N, such as 0/4, got {shard!r}.")
+    return int(match[1]), int(match[2])
+
+
+def _share(runs: Sequence[SweepRun], part: int, parts: int) -> list[SweepRun]:
+    """The runs whose middle lies in this part of the whole cost; seeds of a setting in a row."""
+    total, before, share = sum(run.cost for run in runs), 0, []
+    for run in runs:
+        if int(parts * (before + run.cost / 2) / total) == part:
+            share.append(run)
+        before += run.cost
+    return share
