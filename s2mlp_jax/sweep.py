@@ -21,6 +21,8 @@ import traceback
 import typing
 from collections.abc import Sequence
 
+from absl import logging
+
 from s2mlp_jax import config as config_lib
 from s2mlp_jax import describe
 from s2mlp_jax import workdir as workdir_lib
@@ -174,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shard", default="0/1", metavar="I/N", help="part I of N, from 0")
     parser.add_argument("--list", action="store_true", help="say what would run, and its cost")
     flags, rest = parser.parse_known_args(arguments)
+    logging.set_verbosity(logging.ERROR)
     try:
         if unknown := [text for text in rest if not text.startswith("--config.")]:
             raise ValueError(f"Unknown arguments {' '.join(unknown)}.")
