@@ -1,16 +1,9 @@
 """S²-MLP: Spatial-Shift MLP Architecture for Vision (arXiv 2106.07477) in JAX.
 
-Importing this package needs jax and flax only.
+Importing this package needs nothing else, and using its models jax and flax only.
 """
 
-from s2mlp_jax.models import (
-    count_macs,
-    count_parameters,
-    create_model,
-    init,
-    list_models,
-    spatial_shift,
-)
+import typing
 
 __version__ = "0.1.0"
 
@@ -22,3 +15,26 @@ __all__ = [
     "list_models",
     "spatial_shift",
 ]
+
+if typing.TYPE_CHECKING:
+    from s2mlp_jax.models import (
+        count_macs,
+        count_parameters,
+        create_model,
+        init,
+        list_models,
+        spatial_shift,
+    )
+
+
+def __getattr__(name: str) -> typing.Any:
+    """Imports the models when one of the names is asked for: a report is made without jax."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from s2mlp_jax import models
+
+    return getattr(models, name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

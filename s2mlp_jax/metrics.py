@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import typing
+from collections.abc import Mapping, Sequence
 
 from s2mlp_jax.quiet_tensorflow import import_tensorflow
 
@@ -26,7 +27,7 @@ class MetricsWriter:
         self._file = path.open("a")
         self._board = _tensorboard(workdir) if tensorboard else None
 
-    def write(self, step: int, metrics: typing.Mapping[str, float]) -> None:
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one line, {"step": step, **metrics}."""
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
@@ -54,6 +55,17 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, typing.Any]]:
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
     return [json.loads(line) for line in lines]
+
+
+def training_seconds(lines: Sequence[Mapping[str, typing.Any]], batch_size: int) -> float:
+    """Returns the seconds of a run's training steps, without waiting for data, from its metrics."""
+    seconds, before = 0.0, 0
+    for line in lines:
+        if "train/images_per_second" in line:
+            images = (line["step"] - before) * batch_size
+            seconds += images / line["train/images_per_second"] - line["train/data_wait_seconds"]
+            before = line["step"]
+    return seconds
 
 
 def _tensorboard(workdir: pathlib.Path) -> typing.Any | None:

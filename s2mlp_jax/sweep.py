@@ -18,7 +18,6 @@ import pathlib
 import sys
 import time
 import traceback
-import typing
 from collections.abc import Sequence
 
 from absl import logging
@@ -26,7 +25,7 @@ from absl import logging
 from s2mlp_jax import config as config_lib
 from s2mlp_jax import describe
 from s2mlp_jax import workdir as workdir_lib
-from s2mlp_jax.metrics import read_metrics
+from s2mlp_jax.metrics import read_metrics, training_seconds
 from s2mlp_jax.progress import say
 from s2mlp_jax.sweep_runs import Sweep, SweepRun, open_sweep
 from s2mlp_jax.train import NonFiniteLossError, Stopped, make_train_step, train
@@ -131,17 +130,6 @@ class _Clock:
         """The last run's time, and what is left at the rate of all until now."""
         left = self._left * self._seconds / max(self._done, 1)
         return f"in {self._last:.1f} s, {_duration(left)} left"
-
-
-def training_seconds(lines: Sequence[typing.Mapping[str, typing.Any]], batch_size: int) -> float:
-    """Returns the seconds of a run's training steps, without waiting for data, from its metrics."""
-    seconds, before = 0.0, 0
-    for line in lines:
-        if "train/images_per_second" in line:
-            images = (line["step"] - before) * batch_size
-            seconds += images / line["train/images_per_second"] - line["train/data_wait_seconds"]
-            before = line["step"]
-    return seconds
 
 
 def _duration(seconds: float) -> str:

@@ -79,7 +79,7 @@ def environment() -> dict[str, typing.Any]:
     """Describes this process: command, commit, versions, devices."""
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [*_program(), *sys.argv[1:]],
         "git_commit": git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -147,6 +147,14 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _program() -> list[str]:
+    """The program as one types it: "main.py", or "-m" and a module's name."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None or not spec.name.startswith("s2mlp_jax"):
+        return [pathlib.Path(sys.argv[0]).name]
+    return ["-m", spec.name.removesuffix(".__main__")]
 
 
 def _processor() -> str:

@@ -1,0 +1,6 @@
+"""Reports: from the JSON that sweeps and runs leave to tables, plots and a page, without jax."""
+
+from s2mlp_jax.report.runs import Study, read_study
+from s2mlp_jax.report.write import write_report
+
+__all__ = ["Study", "read_study", "write_report"]

@@ -1,0 +1,46 @@
+"""Tables and whole reports as Markdown."""
+
+from collections.abc import Mapping, Sequence
+
+from s2mlp_jax.report.runs import Study
+from s2mlp_jax.report.tables import Provenance, Table, runs_table, sentences, settings_table
+
+
+def report(studies: Sequence[Study], plots: Mapping[str, Sequence[str]]) -> str:
+    """Returns the whole report.
+
+    Args:
+      plots: the names of the PNG files of each study.
+    """
+    provenance, parts = Provenance(), ["# Report"]
+    for study in studies:
+        parts += [f"## {study.title}", f"`{study.config}`", render(settings_table(study))]
+        parts += sentences(study)
+        parts += [f"![{study.title}]({name})" for name in plots.get(study.name, ())]
+        parts += ["<details><summary>Every run</summary>"]
+        parts += [render(runs_table(study, provenance)), "</details>"]
+    parts.append("## What was run")
+    for number, pairs in enumerate(provenance.lines(), start=1):
+        listed = "\n".join(f"- {name}: `{text}`" for name, text in pairs)
+        parts.append(f"{number}.\n{listed}")
+    return "\n\n".join(parts) + "\n"
+
+
+def render(table: Table) -> str:
+    """Returns a table and its notes."""
+    head = list(table.head)
+    first = 0
+    for title, columns in table.groups[1:]:  # Markdown has no cells over several columns
+        first = len(head) - columns
+        head[first:] = [f"{title.split()[-1]}: {name}" for name in head[first:]]
+    lines = [
+        _line(head),
+        _line([":--", *["--:"] * (len(head) - 1)]),
+        *(_line(row) for row in table.rows),
+    ]
+    notes = [f"[{number}] {note}" for number, note in enumerate(table.notes, start=1)]
+    return "\n".join(lines) + "".join(f"\n\n{note}" for note in notes)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -1,0 +1,147 @@
+"""What the folders of sweeps and runs say: read from their JSON, without jax."""
+
+import dataclasses
+import json
+import pathlib
+import typing
+
+from s2mlp_jax.metrics import read_metrics, training_seconds
+
+Json = dict[str, typing.Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+      status: "done", "failed" or "unfinished".
+      result: what `result.json` holds; empty unless the run is done.
+      lines: of `metrics.jsonl`.
+      environment: of the run's last start; empty if it never got so far.
+      error: why it failed.
+    """
+
+    setting: str
+    seed: int
+    folder: pathlib.Path
+    status: str
+    result: Json
+    lines: list[Json]
+    environment: Json
+    error: str = ""
+
+    @property
+    def prefix(self) -> str:
+        """The evaluation that counts: of the averaged parameters, where there are any."""
+        return "eval_ema" if "eval_ema/count" in self.evaluation else "eval"
+
+    @property
+    def evaluation(self) -> Json:
+        """The last evaluation; empty unless the run is done."""
+        return self.result.get("evaluation", {})
+
+    def figure(self, name: str) -> float:
+        """Returns a figure of the last evaluation: accuracy_top1, accuracy_top5, loss, count."""
+        return self.evaluation[f"{self.prefix}/{name}"]
+
+    @property
+    def seconds(self) -> float:
+        """The time of its training steps."""
+        return training_seconds(self.lines, self.result["batch_size"]) if self.result else 0.0
+
+    def curve(self, name: str) -> list[tuple[float, float]]:
+        """Returns (epoch, value) wherever the metrics have a figure, such as "train/loss"."""
+        if not self.result:
+            return []
+        per_epoch = self.result["steps"] / self.result["epochs"]
+        return [(line["step"] / per_epoch, line[name]) for line in self.lines if name in line]
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A sweep, or a single run as a sweep of one setting.
+
+    Attributes:
+      name: of its folder.
+      settings: in order; with "overrides", and "paper", a row of the paper's table or None.
+      baseline: the setting that the others are compared with, "" for none.
+      note: on the whole table.
+      seeds: runs of a setting, by seed.
+    """
+
+    name: str
+    title: str
+    config: str
+    baseline: str
+    note: str
+    settings: dict[str, Json]
+    seeds: dict[str, list[Run]]
+
+    def done(self, setting: str) -> list[Run]:
+        """Returns the finished runs of a setting."""
+        return [run for run in self.seeds[setting] if run.status == "done"]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs, in order."""
+        return [run for setting in self.settings for run in self.seeds[setting]]
+
+
+def read_study(folder: str | pathlib.Path) -> Study:
+    """Reads the folder of a sweep or of a single run.
+
+    Raises:
+      ValueError: if it is neither.
+    """
+    folder = pathlib.Path(folder)
+    description = folder / "sweep.jsonl"
+    if description.exists():
+        head, *settings = read_metrics(description)
+        rows = {line["setting"]: line for line in settings}
+        return Study(
+            name=folder.resolve().name,
+            title=head.get("title", folder.resolve().name),
+            config=head["config"],
+            baseline=head.get("baseline", ""),
+            note=head.get("note", ""),
+            settings=rows,
+            seeds={name: _seeds(name, folder / name) for name in rows},
+        )
+    if (folder / "config.json").exists():
+        name, config = folder.resolve().name, json.loads((folder / "config.json").read_text())
+        return Study(
+            name=name,
+            title=f"Run {name}",
+            config=config["model"]["name"],
+            baseline="",
+            note="",
+            settings={name: {"overrides": {}, "paper": None}},
+            seeds={name: [_run(name, config["seed"], folder)]},
+        )
+    raise ValueError(
+        f"{folder} is the folder of no sweep (sweep.jsonl) and of no run (config.json)."
+    )
+
+
+def _seeds(setting: str, folder: pathlib.Path) -> list[Run]:
+    seeds = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+    return [_run(setting, seed, folder / str(seed)) for seed in seeds]
+
+
+def _run(setting: str, seed: int, folder: pathlib.Path) -> Run:
+    def read(name: str) -> Json:
+        path = folder / name
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    result, failure = read("result.json"), read("failure.json")
+    return Run(
+        setting=setting,
+        seed=seed,
+        folder=folder,
+        status="done" if result else "failed" if failure else "unfinished",
+        result=result,
+        lines=read_metrics(folder / "metrics.jsonl"),
+        environment=read("environment.json"),
+        error=failure.get("error", ""),
+    )

@@ -1,0 +1,68 @@
+"""Means, their uncertainty, and the paper's order against ours."""
+
+import math
+import statistics
+import typing
+from collections.abc import Sequence
+
+from s2mlp_jax.report.runs import Run, Study
+
+
+class Difference(typing.NamedTuple):
+    """A mean difference over pairs, and half its 95 % confidence interval (None for one pair)."""
+
+    mean: float
+    half_width: float | None
+    pairs: int
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Returns the standard deviation (over n - 1), None for fewer than two values."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def paired_difference(runs: Sequence[Run], base: Sequence[Run]) -> Difference | None:
+    """Compares the top-1 of two settings, in points of percent, seed by seed.
+
+    Runs of one seed see the same images in the same order and, if their shapes agree, start from
+    the same weights; what the seed does to both is then not counted as uncertainty. The interval
+    is Student's, with pairs - 1 degrees of freedom. None if no seed is done in both.
+    """
+    of_base = {run.seed: run.figure("accuracy_top1") for run in base}
+    values = [
+        100 * (run.figure("accuracy_top1") - of_base[run.seed])
+        for run in runs
+        if run.seed in of_base
+    ]
+    if not values:
+        return None
+    deviation = spread(values)
+    half_width = None
+    if deviation is not None:
+        from scipy import stats
+
+        quantile = float(stats.t.ppf(0.975, len(values) - 1))
+        half_width = quantile * deviation / math.sqrt(len(values))
+    return Difference(statistics.fmean(values), half_width, len(values))
+
+
+class Ranks(typing.NamedTuple):
+    """Spearman's rank correlation of our mean top-1 with the paper's, over so many settings."""
+
+    rho: float
+    settings: int
+
+
+def rank_correlation(study: Study) -> Ranks | None:
+    """Compares our order of the settings with the paper's; None for fewer than three."""
+    ours, papers = [], []
+    for name, setting in study.settings.items():
+        runs = study.done(name)
+        if runs and setting["paper"]:
+            ours.append(statistics.fmean(run.figure("accuracy_top1") for run in runs))
+            papers.append(setting["paper"]["top1"])
+    if len(ours) < 3 or len(set(ours)) == 1:
+        return None
+    from scipy import stats
+
+    return Ranks(float(stats.spearmanr(ours, papers).statistic), len(ours))

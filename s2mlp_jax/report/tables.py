@@ -1,0 +1,238 @@
+"""The tables of a report: ours beside the paper's, every run, and what they were run with."""
+
+import dataclasses
+import json
+import statistics
+import typing
+
+from s2mlp_jax.report.runs import Json, Run, Study
+from s2mlp_jax.report.statistics import paired_difference, rank_correlation, spread
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Cells of text; the first column is aligned to the left, the others to the right.
+
+    Attributes:
+      groups: (title, columns) of a line above the head, in order; empty for none.
+      notes: sentences below the table, numbered from 1 as the cells refer to them.
+    """
+
+    head: list[str]
+    rows: list[list[str]]
+    groups: list[tuple[str, int]] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def settings_table(study: Study) -> Table:
+    """A row a setting: mean ± standard deviation over the seeds, and the paper's row."""
+    printed = any(setting["paper"] for setting in study.settings.values())
+    compared = bool(study.baseline) and len(study.settings) > 1
+    head = ["setting", "top-1 %", "top-5 %"]
+    head += [f"top-1 − {study.baseline}"] if compared else []
+    head += ["parameters", "MACs an image", "seeds"]
+    groups = [("measured here", len(head))] if printed else []
+    sizes = [
+        key
+        for key in ("parameters", "macs")
+        if any((setting["paper"] or {}).get(key) for setting in study.settings.values())
+    ]
+    if printed:
+        paper = [
+            "row",
+            "top-1 %",
+            "top-5 %",
+            *({"parameters": "params", "macs": "MACs"}[k] for k in sizes),
+        ]
+        head += paper
+        groups.append(("printed in the paper", len(paper)))
+    rows, notes = [], []
+    for name, setting in study.settings.items():
+        runs = study.done(name)
+        row = [name, _percent(runs, "accuracy_top1"), _percent(runs, "accuracy_top5")]
+        if compared:
+            row.append(_difference(study, name))
+        row += [_same(runs, "parameters"), _same(runs, "macs"), _count(study, name)]
+        if printed:
+            paper_row = setting["paper"] or {}
+            mark = ""
+            if paper_row.get("note"):
+                notes.append(paper_row["note"])
+                mark = f" [{len(notes)}]"
+            row += [
+                f"{paper_row.get('label', '')}{mark}",
+                *(f"{paper_row[k]:.1f}" if paper_row else "" for k in ("top1", "top5")),
+                *(paper_row.get(k, "") for k in sizes),
+            ]
+        rows.append(row)
+    return Table(head, rows, groups, notes)
+
+
+def _percent(runs: list[Run], figure: str) -> str:
+    if not runs:
+        return "–"
+    values = [100 * run.figure(figure) for run in runs]
+    deviation = spread(values)
+    return f"{statistics.fmean(values):.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+
+
+def _difference(study: Study, name: str) -> str:
+    if name == study.baseline:
+        return ""
+    difference = paired_difference(study.done(name), study.done(study.baseline))
+    if difference is None:
+        return "–"
+    text = f"{difference.mean:+.2f}"
+    return text if difference.half_width is None else f"{text} ± {difference.half_width:.2f}"
+
+
+def _same(runs: list[Run], figure: str) -> str:
+    return f"{runs[0].result[figure]:,}" if runs else "–"
+
+
+def _count(study: Study, name: str) -> str:
+    runs = study.seeds[name]
+    done = len(study.done(name))
+    others = [
+        f"{count} {status}"
+        for status in ("failed", "unfinished")
+        if (count := sum(run.status == status for run in runs))
+    ]
+    return ", ".join([str(done), *others])
+
+
+def sentences(study: Study) -> list[str]:
+    """What is to be said about a table: how it was measured, and how far it is the paper's."""
+    said = []
+    runs = [run for run in study.runs if run.status == "done"]
+    if runs:
+        result = runs[0].result
+        count = runs[0].figure("count")
+        averaged = ", of the averaged weights" if runs[0].prefix == "eval_ema" else ""
+        said.append(
+            f"{result['model']}: {result['epochs']:.4g} epochs of {result['train_images']:,} "
+            f"images ({result['train_data']}), {result['steps']:,} steps of "
+            f"{result['batch_size']}; the last evaluation{averaged}, on {result['eval_data']}: "
+            f"{count:,} images, so that one is {100 / count:.2g} points. "
+            "± is the standard deviation over the seeds."
+        )
+    if (
+        study.baseline
+        and len(study.settings) > 1
+        and any(len(study.done(s)) > 1 for s in study.seeds)
+    ):
+        said.append(
+            f"The column “top-1 − {study.baseline}” is the mean difference seed by seed, ± half "
+            "its 95 % confidence interval (Student's t)."
+        )
+    ranks = rank_correlation(study)
+    if ranks:
+        said.append(
+            f"Rank correlation of our order with the paper's: Spearman's ρ = {ranks.rho:.2f} over "
+            f"{ranks.settings} settings."
+        )
+    if study.note:
+        said.append(study.note)
+    return said
+
+
+class Provenance:
+    """The environments of the runs of a report, each once and by its number."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def number(self, run: Run) -> str:
+        """Returns the number of a run's environment, "" if it has none."""
+        if not run.environment:
+            return ""
+        key = json.dumps(_provenance(run.environment))
+        return str(self._numbers.setdefault(key, len(self._numbers) + 1))
+
+    def lines(self) -> list[list[tuple[str, str]]]:
+        """Returns, for each number, what is to be said as (name, text) pairs."""
+        return [[tuple(pair) for pair in json.loads(key)] for key in self._numbers]
+
+
+def _provenance(environment: Json) -> list[tuple[str, str]]:
+    packages = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    devices = environment["devices"]
+    return [
+        ("command", " ".join(["python", *environment["command"]])),
+        ("commit", environment["git_commit"]),
+        ("versions", f"Python {environment['python']}, {packages}"),
+        (
+            "hardware",
+            f"{len(devices)} x {devices[0]}, {environment['processor']}, "
+            f"{environment['processor_cores']} cores, {environment['processes']} process(es), "
+            f"{environment['platform']}",
+        ),
+    ]
+
+
+def runs_table(study: Study, provenance: Provenance) -> Table:
+    """A row a run: what it reached, when, for how long, and in which environment."""
+    head = ["setting", "seed", "status", "top-1 %", "top-5 %", "loss", "training", "started", "run"]
+    rows = []
+    for run in study.runs:
+        figures = ["–"] * 4
+        if run.status == "done":
+            figures = [
+                f"{100 * run.figure('accuracy_top1'):.2f}",
+                f"{100 * run.figure('accuracy_top5'):.2f}",
+                f"{run.figure('loss'):.4f}",
+                f"{run.seconds:.1f} s",
+            ]
+        status = run.status + (f": {run.error.splitlines()[0]}" if run.error else "")
+        started = run.environment.get("time", "")
+        rows.append([run.setting, str(run.seed), status, *figures, started, provenance.number(run)])
+    return Table(head, rows)
+
+
+def settings_records(study: Study) -> list[dict[str, typing.Any]]:
+    """The settings as plain numbers, for the CSV file; accuracies in percent."""
+    records = []
+    for name, setting in study.settings.items():
+        runs, paper = study.done(name), setting["paper"] or {}
+        record: dict[str, typing.Any] = {"sweep": study.name, "setting": name, "seeds": len(runs)}
+        for figure in ("accuracy_top1", "accuracy_top5"):
+            values = [100 * run.figure(figure) for run in runs]
+            record[f"{figure}_mean"] = round(statistics.fmean(values), 4) if values else None
+            deviation = spread(values)
+            record[f"{figure}_std"] = None if deviation is None else round(deviation, 4)
+        difference = None
+        if study.baseline in study.settings and name != study.baseline:
+            difference = paired_difference(runs, study.done(study.baseline))
+        record["difference_to_baseline"] = difference and round(difference.mean, 4)
+        half = difference.half_width if difference else None
+        record["difference_ci95"] = None if half is None else round(half, 4)
+        record["parameters"] = runs[0].result["parameters"] if runs else None
+        record["macs"] = runs[0].result["macs"] if runs else None
+        for key in ("label", "top1", "top5", "parameters", "macs", "note"):
+            record[f"paper_{key}"] = paper.get(key)
+        records.append(record)
+    return records
+
+
+def runs_records(study: Study) -> list[dict[str, typing.Any]]:
+    """The runs as plain numbers, for the CSV file; accuracies in percent."""
+    records = []
+    for run in study.runs:
+        done, environment = run.status == "done", run.environment
+        record: dict[str, typing.Any] = {
+            "sweep": study.name,
+            "setting": run.setting,
+            "seed": run.seed,
+            "status": run.status,
+            "accuracy_top1": round(100 * run.figure("accuracy_top1"), 4) if done else None,
+            "accuracy_top5": round(100 * run.figure("accuracy_top5"), 4) if done else None,
+            "loss": run.figure("loss") if done else None,
+            "images": run.figure("count") if done else None,
+            "steps": run.result.get("steps"),
+            "training_seconds": round(run.seconds, 2) if done else None,
+            "started": environment.get("time"),
+        }
+        record.update(_provenance(environment) if environment else {})
+        record["error"] = run.error
+        records.append(record)
+    return records

@@ -1,0 +1,70 @@
+"""Writes a report's files."""
+
+import csv
+import io
+import pathlib
+import typing
+from collections.abc import Sequence
+
+from s2mlp_jax.report import markdown, page, plots, tables
+from s2mlp_jax.report.runs import Study, read_study
+
+
+def write_report(
+    workdirs: Sequence[str | pathlib.Path], output: str | pathlib.Path = ""
+) -> pathlib.Path:
+    """Writes report.md, report.html, settings.csv, runs.csv and the plots as PNG.
+
+    Args:
+      workdirs: of sweeps or of single runs, a section each.
+      output: a folder; "" for `report` in the first workdir.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: a folder that is neither, or two of one name.
+    """
+    studies = [read_study(workdir) for workdir in workdirs]
+    names = [study.name for study in studies]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(
+            f"Two folders are named {', '.join(sorted(twice))}; a report needs a name each."
+        )
+    folder = pathlib.Path(output) if output else pathlib.Path(workdirs[0]) / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = {study.name: _draw(study) for study in studies}
+    files: dict[str, list[str]] = {}
+    for name, drawn in pictures.items():
+        files[name] = []
+        for title, png in drawn.items():
+            files[name].append(f"{name}_{title}.png")
+            (folder / files[name][-1]).write_bytes(png)
+    (folder / "report.md").write_text(markdown.report(studies, files))
+    (folder / "report.html").write_text(page.report(studies, pictures))
+    for name, records in (
+        ("settings.csv", [r for study in studies for r in tables.settings_records(study)]),
+        ("runs.csv", [r for study in studies for r in tables.runs_records(study)]),
+    ):
+        _write_csv(folder / name, records)
+    return folder
+
+
+def _draw(study: Study) -> dict[str, bytes]:
+    """Returns the plots as PNG; none where no run is finished yet."""
+    if not any(run.status == "done" for run in study.runs):
+        return {}
+    drawn = {}
+    for title, draw in (("settings", plots.settings), ("curves", plots.curves)):
+        file = io.BytesIO()
+        draw(study).savefig(file, format="png", dpi=150)
+        drawn[title] = file.getvalue()
+    return drawn
+
+
+def _write_csv(path: pathlib.Path, records: Sequence[dict[str, typing.Any]]) -> None:
+    columns = list(dict.fromkeys(column for record in records for column in record))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(records)
