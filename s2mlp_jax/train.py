@@ -1,6 +1,5 @@
 """Training, from a config to a checkpoint: the file that tells the whole story."""
 
-import copy
 import pathlib
 import time
 import typing
@@ -14,16 +13,15 @@ import optax
 from s2mlp_jax import config as config_lib
 from s2mlp_jax import describe, parallel, rng
 from s2mlp_jax import workdir as workdir_lib
-from s2mlp_jax.checkpoint import Checkpoints
 from s2mlp_jax.data.mix import training_batch
 from s2mlp_jax.datawait import DataWait
 from s2mlp_jax.experiment import Experiment, create_experiment
-from s2mlp_jax.metrics import MetricsWriter
+from s2mlp_jax.logbook import Logbook
 from s2mlp_jax.models.backbone import Backbone
 from s2mlp_jax.progress import Progress, say
 from s2mlp_jax.signals import StopRequest
 from s2mlp_jax.state import TrainState, update_ema
-from s2mlp_jax.trainlog import NonFiniteLossError, TrainLog
+from s2mlp_jax.trainlog import NonFiniteLossError
 
 
 class Stopped(Exception):  # noqa: N818, it is no error
@@ -145,65 +143,40 @@ def train(
       train_step: from `make_train_step`, for an experiment that differs in its seed at the most;
         it is compiled once for all that are given the same one. Made here by default.
     """
-    workdir, config = pathlib.Path(workdir).absolute(), run.config
-    workdir_lib.check_config(workdir, config)
-    primary = jax.process_index() == 0
-    if primary:
-        workdir_lib.write_config(workdir, config)
-
-    checkpoints = Checkpoints(workdir, config.checkpoint.keep)
-    state, record = checkpoints.restore_latest(like=run.abstract_state()) or (
-        run.draw_state(),
-        {"step": 0, "unwritten": {}, "corrupt_images": 0, "last_eval": {}, "best_score": -1.0},
-    )
-    for line in describe.start(run, record["step"]):
-        say(line)
-
-    if versions := workdir_lib.changed_versions(record.get("versions", {})):
-        say(f"Other versions than at the last checkpoint, so not bit for bit: {versions}")
-
-    writer = None
+    book = Logbook(run, pathlib.Path(workdir).absolute())
     try:
-        if record["step"] < run.total_steps and primary:
-            writer = MetricsWriter(workdir, record["step"], config.log.tensorboard)
-            workdir_lib.write_environment(workdir, record["step"])
-        with StopRequest() as stop:
-            step = train_step or make_train_step(
-                config, run.model, run.optimizer, run.schedule, run.layout
-            )
-            last_eval = _train(run, step, state, record, checkpoints, writer, stop)
+        state = book.restore()
+        for line in describe.start(run, book.record["step"]):
+            say(line)
+        if versions := workdir_lib.changed_versions(book.record.get("versions", {})):
+            say(f"Other versions than at the last checkpoint, so not bit for bit: {versions}")
+        if book.record["step"] < run.total_steps:
+            book.open_files()
+            with StopRequest() as stop:
+                _train(run, train_step or _jitted_step(run), state, book, stop)
     except NonFiniteLossError as error:
-        saved = checkpoints.steps()
-        raise NonFiniteLossError(
-            f"{error}. The last checkpoint is of step {saved[-1] if saved else 0}. In a new "
-            "--workdir try a lower optimizer.learning_rate, a longer warm-up, or "
-            "optimizer.grad_clip_norm=1.0."
-        ) from None
+        raise book.explain(error) from None
     finally:
-        checkpoints.close()
-        if writer:
-            writer.close()
-    if primary:
-        workdir_lib.write_json(workdir / "result.json", describe.result(run, last_eval))
-    for line in describe.summary(run, last_eval, workdir):
+        book.close()
+    last_eval = book.write_result()
+    for line in describe.summary(run, last_eval, book.workdir):
         say(line)
     return last_eval
+
+
+def _jitted_step(run: Experiment) -> jax.stages.Wrapped:
+    return make_train_step(run.config, run.model, run.optimizer, run.schedule, run.layout)
 
 
 def _train(
     run: Experiment,
     jitted: jax.stages.Wrapped,
     state: TrainState,
-    record: dict[str, typing.Any],
-    checkpoints: Checkpoints,
-    writer: MetricsWriter | None,
+    book: Logbook,
     stop: StopRequest,
-) -> dict[str, float]:
-    """Trains from the record's step to the last one; returns the last evaluation."""
-    config, start_step, total_steps = run.config, record["step"], run.total_steps
-    if start_step == total_steps:
-        return record["last_eval"]
-
+) -> None:
+    """Trains from the book's step to the last one."""
+    start_step, total_steps = book.record["step"], run.total_steps
     data = run.train_batches(start_step)
 
     def next_batch() -> dict[str, jax.Array]:
@@ -215,63 +188,19 @@ def _train(
     say(f"compiled  the training step in {time.perf_counter() - started:.1f} s")
 
     progress, waiting = Progress(total_steps, start_step), DataWait()
-
-    def write_line(step: int, averages: dict[str, float]) -> None:
-        averages = {"epoch": step / run.steps_per_epoch, **averages}
-        if (mfu := run.mfu(averages["images_per_second"])) is not None:
-            averages["mfu"] = mfu
-        if writer:
-            writer.write(step, {f"train/{name}": value for name, value in averages.items()})
-        progress.note(step, describe.train_figures(averages))
-
-    log = TrainLog(
-        write_line,
-        is_due=lambda step: step % config.log.every_steps == 0 or step == total_steps,
-        images_per_step=config.train.batch_size,
-        start_step=start_step,
-        unwritten=record["unwritten"],
-        corrupt_images=record.get("corrupt_images", 0),
-        waited=lambda: waiting.seconds,
-    )
-
-    def save(step: int, score: float | None = None) -> None:
-        if writer:
-            writer.sync()
-        record.update(
-            step=step,
-            data_position=step * config.train.batch_size,
-            unwritten=log.unwritten,
-            corrupt_images=log.corrupt_images,
-            config=config_lib.flatten(config.to_dict()),
-            versions=workdir_lib.versions(),
-        )
-        checkpoints.save(step, state, copy.deepcopy(record), score)
+    book.start(progress, waited=lambda: waiting.seconds)
 
     # In the loop nothing goes to or from the device that is not asked for by name.
     with waiting, jax.transfer_guard("disallow"):
         for step in range(start_step + 1, total_steps + 1):
             state, metrics = train_step(state, batch, run.key)
             waiting.step_given(metrics["loss"])
-            log.add(step, metrics)
+            book.log.add(step, metrics)
             progress.advance()
-            log.catch_up(step - 1)  # a step late, while the device is busy with this one
+            book.log.catch_up(step - 1)  # a step late, while the device is busy with this one
 
             stopping = stop.reached(step)
-            evaluating = run.is_due(step, config.eval.every_epochs)
-            saving = stopping or run.is_due(step, config.checkpoint.every_epochs)
-            if evaluating or saving:
-                with log.paused(step), jax.transfer_guard("allow"):
-                    score = None
-                    if evaluating:
-                        record["last_eval"] = run.evaluate(state)
-                        score = _score(record["last_eval"])
-                        if writer:
-                            writer.write(step, record["last_eval"])
-                        progress.tell(step, describe.eval_figures(record["last_eval"]))
-                        if score > record["best_score"]:
-                            record["best_score"], saving = score, True
-                    if saving:
-                        save(step, score)
+            book.after_step(step, lambda: state, stopping)  # noqa: B023, it is called at once
             if step == total_steps:
                 break
             if stopping:
@@ -281,16 +210,8 @@ def _train(
                 batch = waiting.take(next_batch)
             except ValueError:  # a broken image; what was trained until here is not lost
                 if jax.process_count() == 1:  # else the others would have to save as well
-                    with log.paused(step), jax.transfer_guard("allow"):
-                        save(step)
+                    book.save(step, state)
                 raise
     progress.close()
-    for line in describe.data_report(log):
+    for line in describe.data_report(book.log):
         say(line)
-    return record["last_eval"]
-
-
-def _score(evaluation: dict[str, float]) -> float:
-    """The figure of the best checkpoint: the averaged parameters' accuracy, if there are any."""
-    prefix = "eval_ema" if "eval_ema/accuracy_top1" in evaluation else "eval"
-    return evaluation[f"{prefix}/accuracy_top1"]

@@ -99,14 +99,17 @@ def read_study(folder: str | pathlib.Path) -> Study:
     if description.exists():
         head, *settings = read_metrics(description)
         rows = {line["setting"]: line for line in settings}
+        seeds = {name: _seeds(name, folder / name) for name in rows}
+        results = [run.result for runs in seeds.values() for run in runs if run.result]
+        data = {result["eval_data"].split("/")[0] for result in results}
         return Study(
             name=folder.resolve().name,
-            title=head.get("title", folder.resolve().name),
+            title=", ".join([head.get("title", folder.resolve().name), *sorted(data)]),
             config=head["config"],
             baseline=head.get("baseline", ""),
             note=head.get("note", ""),
             settings=rows,
-            seeds={name: _seeds(name, folder / name) for name in rows},
+            seeds=seeds,
         )
     if (folder / "config.json").exists():
         name, config = folder.resolve().name, json.loads((folder / "config.json").read_text())

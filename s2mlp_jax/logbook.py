@@ -1,0 +1,160 @@
+"""A run's folder while it is trained: metrics, evaluations, checkpoints, and the result."""
+
+import copy
+import pathlib
+import typing
+from collections.abc import Callable
+
+import jax
+
+from s2mlp_jax import config as config_lib
+from s2mlp_jax import describe
+from s2mlp_jax import workdir as workdir_lib
+from s2mlp_jax.checkpoint import Checkpoints
+from s2mlp_jax.experiment import Experiment
+from s2mlp_jax.metrics import MetricsWriter
+from s2mlp_jax.progress import Progress
+from s2mlp_jax.state import TrainState
+from s2mlp_jax.trainlog import NonFiniteLossError, TrainLog
+
+
+class Logbook:
+    """Writes down what happens in a run, and takes it up again where it was left.
+
+    Attributes:
+      record: what a checkpoint holds besides the state, JSON.
+      log: of the training steps, from `start` on.
+    """
+
+    log: TrainLog
+
+    def __init__(self, run: Experiment, workdir: pathlib.Path) -> None:
+        """Opens the folder; makes it if it is not there.
+
+        Raises:
+          ValueError: if it belongs to a run of another config.
+        """
+        workdir_lib.check_config(workdir, run.config)
+        self.run, self.workdir = run, workdir
+        self._primary = jax.process_index() == 0
+        if self._primary:
+            workdir_lib.write_config(workdir, run.config)
+        self._checkpoints = Checkpoints(workdir, run.config.checkpoint.keep)
+        self._writer: MetricsWriter | None = None
+        self.record: dict[str, typing.Any] = {
+            "step": 0,
+            "unwritten": {},
+            "corrupt_images": 0,
+            "last_eval": {},
+            "best_score": -1.0,
+        }
+
+    def restore(self) -> TrainState:
+        """Returns the state of the last checkpoint, or the one that a run starts from."""
+        restored = self._checkpoints.restore_latest(like=self.run.abstract_state())
+        if restored is None:
+            return self.run.draw_state()
+        state, self.record = restored
+        return state
+
+    def start(self, progress: Progress, waited: Callable[[], float]) -> None:
+        """Starts the clock of the training steps; `waited` is as in `TrainLog`."""
+        run, config = self.run, self.run.config
+        self._progress = progress
+
+        def write_line(step: int, averages: dict[str, float]) -> None:
+            averages = {"epoch": step / run.steps_per_epoch, **averages}
+            if (mfu := run.mfu(averages["images_per_second"])) is not None:
+                averages["mfu"] = mfu
+            if self._writer:
+                lines = {f"train/{name}": value for name, value in averages.items()}
+                self._writer.write(step, lines)
+            progress.note(step, describe.train_figures(averages))
+
+        self.log = TrainLog(
+            write_line,
+            is_due=lambda step: step % config.log.every_steps == 0 or step == run.total_steps,
+            images_per_step=config.train.batch_size,
+            start_step=self.record["step"],
+            unwritten=self.record["unwritten"],
+            corrupt_images=self.record.get("corrupt_images", 0),
+            waited=waited,
+        )
+
+    def open_files(self) -> None:
+        """Opens the files that training adds to, and notes where and with what it is run."""
+        if self._primary:
+            step = self.record["step"]
+            self._writer = MetricsWriter(self.workdir, step, self.run.config.log.tensorboard)
+            workdir_lib.write_environment(self.workdir, step)
+
+    def after_step(self, step: int, state: Callable[[], TrainState], stopping: bool) -> None:
+        """Evaluates and saves what is due after a step; if the run is stopping it is saved.
+
+        Args:
+          state: returns the state; called only if something is due.
+        """
+        evaluating = self.run.is_due(step, self.run.config.eval.every_epochs)
+        saving = stopping or self.run.is_due(step, self.run.config.checkpoint.every_epochs)
+        if not (evaluating or saving):
+            return
+        with self.log.paused(step), jax.transfer_guard("allow"):
+            score = None
+            if evaluating:
+                self.record["last_eval"] = self.run.evaluate(state())
+                score = _score(self.record["last_eval"])
+                if self._writer:
+                    self._writer.write(step, self.record["last_eval"])
+                self._progress.tell(step, describe.eval_figures(self.record["last_eval"]))
+                if score > self.record["best_score"]:
+                    self.record["best_score"], saving = score, True
+            if saving:
+                self._save(step, state(), score)
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Saves a checkpoint out of turn."""
+        with self.log.paused(step), jax.transfer_guard("allow"):
+            self._save(step, state)
+
+    def _save(self, step: int, state: TrainState, score: float | None = None) -> None:
+        config = self.run.config
+        if self._writer:
+            self._writer.sync()
+        self.record.update(
+            step=step,
+            data_position=step * config.train.batch_size,
+            unwritten=self.log.unwritten,
+            corrupt_images=self.log.corrupt_images,
+            config=config_lib.flatten(config.to_dict()),
+            versions=workdir_lib.versions(),
+        )
+        self._checkpoints.save(step, state, copy.deepcopy(self.record), score)
+
+    def explain(self, error: NonFiniteLossError) -> NonFiniteLossError:
+        """Returns the error with what is left of the run, and what to try."""
+        saved = self._checkpoints.steps()
+        return NonFiniteLossError(
+            f"{error}. The last checkpoint is of step {saved[-1] if saved else 0}. In a new "
+            "--workdir try a lower optimizer.learning_rate, a longer warm-up, or "
+            "optimizer.grad_clip_norm=1.0."
+        )
+
+    def close(self) -> None:
+        """Waits until everything is saved, and closes the files."""
+        self._checkpoints.close()
+        if self._writer:
+            self._writer.close()
+
+    def write_result(self) -> dict[str, float]:
+        """Writes `result.json` of a finished run; returns its last evaluation."""
+        last_eval = self.record["last_eval"]
+        if self._primary:
+            result = describe.result(self.run, last_eval)
+            workdir_lib.write_json(self.workdir / "result.json", result)
+        return last_eval
+
+
+def _score(evaluation: dict[str, float]) -> float:
+    """The figure of the best checkpoint: the averaged parameters' accuracy, if there are any."""
+    prefix = "eval_ema" if "eval_ema/accuracy_top1" in evaluation else "eval"
+    return evaluation[f"{prefix}/accuracy_top1"]
