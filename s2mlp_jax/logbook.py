@@ -88,14 +88,19 @@ class Logbook:
             self._writer = MetricsWriter(self.workdir, step, self.run.config.log.tensorboard)
             workdir_lib.write_environment(self.workdir, step)
 
+    def due(self, step: int, stopping: bool) -> tuple[bool, bool]:
+        """Says whether to evaluate and whether to save after a step."""
+        evaluating = self.run.is_due(step, self.run.config.eval.every_epochs)
+        saving = stopping or self.run.is_due(step, self.run.config.checkpoint.every_epochs)
+        return evaluating, saving
+
     def after_step(self, step: int, state: Callable[[], TrainState], stopping: bool) -> None:
         """Evaluates and saves what is due after a step; if the run is stopping it is saved.
 
         Args:
           state: returns the state; called only if something is due.
         """
-        evaluating = self.run.is_due(step, self.run.config.eval.every_epochs)
-        saving = stopping or self.run.is_due(step, self.run.config.checkpoint.every_epochs)
+        evaluating, saving = self.due(step, stopping)
         if not (evaluating or saving):
             return
         with self.log.paused(step), jax.transfer_guard("allow"):

@@ -18,8 +18,9 @@ import pathlib
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import jax
 from absl import logging
 
 from s2mlp_jax import config as config_lib
@@ -28,12 +29,13 @@ from s2mlp_jax import workdir as workdir_lib
 from s2mlp_jax.metrics import read_metrics, training_seconds
 from s2mlp_jax.progress import say
 from s2mlp_jax.sweep_runs import Sweep, SweepRun, open_sweep
+from s2mlp_jax.together import shapes_key, speedup, train_together
 from s2mlp_jax.train import NonFiniteLossError, Stopped, make_train_step, train
 
 EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED = 2, 4, 75
 
 
-def run_sweep(sweep: Sweep, workdir: str | pathlib.Path) -> list[SweepRun]:
+def run_sweep(sweep: Sweep, workdir: str | pathlib.Path, vectorize: str = "auto") -> list[SweepRun]:
     """Trains what is not done yet of a sweep, a setting after the other.
 
     A run that fails leaves `failure.json` in its folder and does not stop the others. One whose
@@ -42,6 +44,8 @@ def run_sweep(sweep: Sweep, workdir: str | pathlib.Path) -> list[SweepRun]:
     Args:
       sweep: from `open_sweep`.
       workdir: gets a folder SETTING/SEED for each run, and `sweep.jsonl`.
+      vectorize: "on" trains the runs whose arrays have the same shapes as one program, "off" all
+        in turns, "auto" as is quicker here: in turns on a CPU, elsewhere it is measured.
 
     Returns:
       The runs that have failed.
@@ -57,46 +61,84 @@ def run_sweep(sweep: Sweep, workdir: str | pathlib.Path) -> list[SweepRun]:
     sweep.write_description(workdir)
     left = [run for run in sweep.runs if not _settled(run.folder(workdir))]
     say(f"{len(sweep.runs)} runs, {len(sweep.runs) - len(left)} of them done before")
-    clock = _Clock(sum(run.cost for run in left))
+    start = _Start(sweep, workdir, sum(run.cost for run in left))
     try:
+        if vectorize == "on" or (vectorize == "auto" and jax.default_backend() != "cpu"):
+            for group in _alike(left, workdir):
+                _train_group(start, group, measure=vectorize == "auto")
+        left = [run for run in left if not _settled(run.folder(workdir))]
         for _, runs in itertools.groupby(left, key=lambda run: run.setting):
-            _train_setting(sweep, list(runs), workdir, clock)
+            _train_setting(start, list(runs))
     finally:
-        _note_start(workdir, clock, time.perf_counter() - started)
+        start.note(time.perf_counter() - started)
     return [run for run in sweep.runs if (run.folder(workdir) / "failure.json").exists()]
 
 
-def _train_setting(
-    sweep: Sweep, runs: Sequence[SweepRun], workdir: pathlib.Path, clock: "_Clock"
-) -> None:
-    """Trains the seeds of one setting, which share data and compiled programs."""
-    base = sweep.experiment(runs[0])
+def _train_setting(start: "_Start", runs: Sequence[SweepRun]) -> None:
+    """Trains the seeds of one setting in turns; they share data and compiled programs."""
+    base = start.sweep.experiment(runs[0])
     step = make_train_step(base.config, base.model, base.optimizer, base.schedule, base.layout)
     for run in runs:
-        folder, start = run.folder(workdir), time.perf_counter()
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "failure.json").unlink(missing_ok=True)
+        folder, began = start.folder(run), time.perf_counter()
+        outcome: dict[str, float] | Exception
         try:
-            with (folder / "log.txt").open("a") as log, contextlib.redirect_stdout(log):
-                try:
-                    evaluation = train(base.with_seed(run.seed), folder, step)
-                except Exception:
-                    traceback.print_exc(file=log)
-                    raise
-            figures = describe.eval_figures(evaluation)
+            with _log_to(folder / "log.txt"):
+                outcome = train(base.with_seed(run.seed), folder, step)
         except Stopped as stopped:
             raise Stopped(f"{run.setting}, seed {run.seed}: {stopped}") from None
         except Exception as error:  # whatever it is, the other runs may do
-            kind = "nan" if isinstance(error, NonFiniteLossError) else "error"
-            text = str(error) or type(error).__name__
-            workdir_lib.write_json(
-                folder / "failure.json",
-                {"kind": kind, "error": text, "setting": run.setting, "seed": run.seed},
-            )
-            figures = f"FAILED: {text.splitlines()[0]} ({folder / 'log.txt'})"
-        clock.finished(run, folder, time.perf_counter() - start)
-        number = 1 + sweep.runs.index(run)
-        say(f"[{number}/{len(sweep.runs)}] {run.setting}, seed {run.seed}: {figures}  {clock}")
+            outcome = error
+        start.finished(run, outcome, time.perf_counter() - began)
+
+
+def _train_group(start: "_Start", runs: Sequence[SweepRun], measure: bool) -> None:
+    """Trains runs as one program, if that is quicker; if it fails they are left for turns."""
+    one_device = jax.devices()[:1]
+    bases = {run.setting: start.sweep.experiment(run, one_device) for run in runs}
+    experiments = [bases[run.setting].with_seed(run.seed) for run in runs]
+    began = time.perf_counter()
+    try:
+        if measure and (ratio := speedup(experiments)) < 1:
+            say(f"{len(runs)} runs in turns: together they would train {ratio:.2f} times as fast")
+            return
+        say(f"{len(runs)} runs together, as one program")
+        with _log_to(start.workdir / "log.txt"):
+            outcomes = train_together(experiments, [start.folder(run) for run in runs])
+    except Stopped as stopped:
+        raise Stopped(f"{len(runs)} runs together: {stopped}") from None
+    except Exception as error:  # out of memory above all
+        say(f"Together they failed ({_first_line(error)}), so they are trained in turns.")
+        return
+    seconds = (time.perf_counter() - began) / len(runs)
+    for run, outcome in zip(runs, outcomes, strict=True):
+        start.finished(run, outcome, seconds)
+
+
+def _alike(runs: Sequence[SweepRun], workdir: pathlib.Path) -> list[list[SweepRun]]:
+    """Groups of at least two runs that can be one program: same shapes, left at the same step."""
+    groups: dict[tuple[str, int], list[SweepRun]] = {}
+    for run in runs:
+        saved = (run.folder(workdir) / "checkpoints").glob("*")
+        step = max((int(path.name) for path in saved if path.name.isdigit()), default=0)
+        groups.setdefault((shapes_key(run.config), step), []).append(run)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+@contextlib.contextmanager
+def _log_to(path: pathlib.Path) -> Iterator[None]:
+    """Sends what is printed to a file, and a traceback if there is one."""
+    with path.open("a") as log, contextlib.redirect_stdout(log):
+        try:
+            yield
+        except Stopped:
+            raise
+        except Exception:
+            traceback.print_exc(file=log)
+            raise
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _settled(folder: pathlib.Path) -> bool:
@@ -106,46 +148,61 @@ def _settled(folder: pathlib.Path) -> bool:
     return nan or (folder / "result.json").exists()
 
 
-class _Clock:
-    """Time taken and time left, over the whole sweep.
+class _Start:
+    """One start of a sweep: tells and records how each run went, and the time that is left."""
 
-    Attributes:
-      runs: finished in this start.
-      training: seconds of their training steps.
-    """
+    def __init__(self, sweep: Sweep, workdir: pathlib.Path, cost: int) -> None:
+        self.sweep, self.workdir = sweep, workdir
+        self._runs, self._training = 0, 0.0
+        self._left, self._done, self._seconds = cost, 0, 0.0
 
-    def __init__(self, cost: int) -> None:
-        self.runs, self.training = 0, 0.0
-        self._left, self._done, self._seconds, self._last = cost, 0, 0.0, 0.0
+    def folder(self, run: SweepRun) -> pathlib.Path:
+        """Returns a run's folder, which is there, and without an earlier failure."""
+        folder = run.folder(self.workdir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "failure.json").unlink(missing_ok=True)
+        return folder
 
-    def finished(self, run: SweepRun, folder: pathlib.Path, seconds: float) -> None:
-        self.runs += 1
+    def finished(
+        self, run: SweepRun, outcome: dict[str, float] | Exception, seconds: float
+    ) -> None:
+        """Takes a run's last evaluation, or why it failed."""
+        folder = run.folder(self.workdir)
+        if isinstance(outcome, Exception):
+            kind = "nan" if isinstance(outcome, NonFiniteLossError) else "error"
+            error = str(outcome) or type(outcome).__name__
+            workdir_lib.write_json(
+                folder / "failure.json",
+                {"kind": kind, "error": error, "setting": run.setting, "seed": run.seed},
+            )
+            figures = f"FAILED: {_first_line(outcome)} ({folder / 'log.txt'})"
+        else:
+            figures = describe.eval_figures(outcome)
+        lines = read_metrics(folder / "metrics.jsonl")
+        self._training += training_seconds(lines, run.config.train.batch_size)
+        self._runs, self._seconds = self._runs + 1, self._seconds + seconds
         self._left, self._done = self._left - run.cost, self._done + run.cost
-        self._seconds, self._last = self._seconds + seconds, seconds
-        self.training += training_seconds(
-            read_metrics(folder / "metrics.jsonl"), run.config.train.batch_size
+        left = self._left * self._seconds / self._done  # at the rate of all until now
+        number = 1 + self.sweep.runs.index(run)
+        say(
+            f"[{number}/{len(self.sweep.runs)}] {run.setting}, seed {run.seed}: {figures}  "
+            f"in {seconds:.1f} s, {_duration(left)} left"
         )
 
-    def __str__(self) -> str:
-        """The last run's time, and what is left at the rate of all until now."""
-        left = self._left * self._seconds / max(self._done, 1)
-        return f"in {self._last:.1f} s, {_duration(left)} left"
+    def note(self, seconds: float) -> None:
+        """Adds a line on this start to `starts.jsonl`."""
+        line = {
+            **workdir_lib.environment(),
+            "runs": self._runs,
+            "seconds": seconds,
+            "training_seconds": self._training,
+        }
+        with (self.workdir / "starts.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
-def _note_start(workdir: pathlib.Path, clock: _Clock, seconds: float) -> None:
-    """Adds a line on this start of the sweep to `starts.jsonl`."""
-    line = {
-        **workdir_lib.environment(),
-        "runs": clock.runs,
-        "seconds": seconds,
-        "training_seconds": clock.training,
-    }
-    with (workdir / "starts.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -162,6 +219,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N - 1")
     parser.add_argument("--only", default="", metavar="A,B", help="these settings alone")
     parser.add_argument("--shard", default="0/1", metavar="I/N", help="part I of N, from 0")
+    parser.add_argument(
+        "--vectorize",
+        choices=["auto", "on", "off"],
+        default="auto",
+        help="train runs of the same shapes as one program; auto: if that is quicker",
+    )
     parser.add_argument("--list", action="store_true", help="say what would run, and its cost")
     flags, rest = parser.parse_known_args(arguments)
     logging.set_verbosity(logging.ERROR)
@@ -179,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for line in sweep.describe():
                 say(line)
             return 0
-        failed = run_sweep(sweep, flags.workdir)
+        failed = run_sweep(sweep, flags.workdir, flags.vectorize)
     except ValueError as error:
         print(f"Error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT

@@ -7,6 +7,7 @@ import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 
+import jax
 import ml_collections
 
 from s2mlp_jax import config as config_lib
@@ -51,9 +52,9 @@ class Sweep:
     _experiments: Mapping[str, Experiment]
     _data: "_Data"
 
-    def experiment(self, run: SweepRun) -> Experiment:
-        """Returns what trains a run; settings on the same data share these, read once."""
-        return create_experiment(run.config, splits=self._data.open(run.config))
+    def experiment(self, run: SweepRun, devices: Sequence[jax.Device] | None = None) -> Experiment:
+        """Returns what trains a run, on all devices by default; the data are read once for all."""
+        return create_experiment(run.config, devices, splits=self._data.open(run.config))
 
     def describe(self) -> Iterator[str]:
         """Yields a table of the settings with their cost, and a line on the whole."""

@@ -2,8 +2,9 @@
 
 import pathlib
 import time
+import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,9 @@ from s2mlp_jax.signals import StopRequest
 from s2mlp_jax.state import TrainState, update_ema
 from s2mlp_jax.trainlog import NonFiniteLossError
 
+Metrics = dict[str, jax.Array]
+StepFunction = Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, Metrics]]
+
 
 class Stopped(Exception):  # noqa: N818, it is no error
     """The run was asked to stop; it saved a checkpoint first."""
@@ -36,6 +40,28 @@ def make_train_step(
     layout: parallel.Layout,
 ) -> jax.stages.Wrapped:
     """Returns the jitted function (state, global batch, the run's key) -> (state, metrics)."""
+    return jax.jit(
+        make_step_function(config, model, optimizer, schedule, layout),
+        donate_argnums=0,
+        in_shardings=(None, layout.batch, layout.replicated),  # the state as it comes
+        out_shardings=(None, layout.replicated),
+        compiler_options=layout.remat_options() if config.train.remat else None,
+    )
+
+
+def make_step_function(
+    config: ml_collections.ConfigDict,
+    model: Backbone,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    layout: parallel.Layout,
+    constants: Mapping[str, typing.Any] = types.MappingProxyType({}),
+) -> StepFunction:
+    """Returns what `make_train_step` compiles.
+
+    Args:
+      constants: variables of the model besides its parameters, collection -> arrays.
+    """
     train, data = config.train, config.data
     augmentation = config_lib.make_augmentation(config)
 
@@ -44,7 +70,7 @@ def make_train_step(
     ) -> jax.Array:
         rngs = {"dropout": rng.stream_key(key, "dropout")}
         params = layout.gather(params)
-        logits = model.apply({"params": params}, images, train=True, rngs=rngs)
+        logits = model.apply({"params": params, **constants}, images, train=True, rngs=rngs)
         return optax.softmax_cross_entropy(logits, targets).mean()
 
     def loss_and_gradients(
@@ -83,7 +109,7 @@ def make_train_step(
 
     def train_step(
         state: TrainState, batch: dict[str, jax.Array], key: jax.Array
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
+    ) -> tuple[TrainState, Metrics]:
         loss, grads = accumulate(state.params, batch, jax.random.fold_in(key, state.step))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -100,13 +126,7 @@ def make_train_step(
         new_state = TrainState(state.step + 1, params, opt_state, ema_params)
         return layout.constrain_state(new_state), metrics
 
-    return jax.jit(
-        train_step,
-        donate_argnums=0,
-        in_shardings=(None, layout.batch, layout.replicated),  # the state as it comes
-        out_shardings=(None, layout.replicated),
-        compiler_options=layout.remat_options() if train.remat else None,
-    )
+    return train_step
 
 
 def train_and_evaluate(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from s2mlp_jax.models import layers
+from s2mlp_jax.models.spatial_shift import directions_of_channels
 from s2mlp_jax.models.token_mixers import SpatialShiftMixer
 from s2mlp_jax.models.variants import Variant
 
@@ -32,6 +33,15 @@ class Block(nn.Module):
 
         x = skip(x, SpatialShiftMixer(v.shift, v.border, self.dtype, name="mixer"), "mixer_norm")
         return skip(x, layers.ChannelMLP(v.expansion, self.dtype, name="mlp"), "mlp_norm")
+
+
+def shift_variables(variant: Variant) -> Any:
+    """Returns the collection "shift" of a variant: its pattern as data, for `Backbone.apply`.
+
+    Models that differ in their pattern alone are then one program, and can be stacked.
+    """
+    directions = directions_of_channels(variant.shift, variant.dim)
+    return {f"block_{i:02d}": {"mixer": {"directions": directions}} for i in range(variant.depth)}
 
 
 class Backbone(nn.Module):

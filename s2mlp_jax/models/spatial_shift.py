@@ -128,3 +128,33 @@ def spatial_shift(x: jax.Array, pattern: str = "a", border: str = "keep") -> jax
     groups = jnp.split(x, np.cumsum(sizes)[:-1], axis=-1)
     shifted = [_shift_group(g, d, border) for g, d in zip(groups, directions, strict=True)]
     return jnp.concatenate(shifted, axis=-1)
+
+
+def directions_of_channels(pattern: str, channels: int) -> np.ndarray:
+    """Returns each channel's direction as its number in `DIRECTIONS`, (c,) int32.
+
+    Raises:
+      ValueError: unknown pattern, or more groups than channels.
+    """
+    directions = parse_pattern(pattern)
+    numbers = [list(DIRECTIONS).index(direction) for direction in directions]
+    return np.repeat(np.array(numbers, np.int32), group_sizes(channels, len(directions)))
+
+
+def shift_channels(x: jax.Array, directions: jax.Array, border: str = "keep") -> jax.Array:
+    """Shifts each channel in a direction of its own: `spatial_shift` with the pattern as data.
+
+    So models of several patterns can be one program. It makes all nine shifts of all channels
+    and picks, which costs more than shifting groups.
+
+    Args:
+      x: (b, h, w, c).
+      directions: (c,), from `directions_of_channels`.
+      border: as in `spatial_shift`.
+    """
+    check_border(border)
+    shifted = x
+    for number, name in enumerate(DIRECTIONS):
+        here = (directions == number)[None, None, None, :]
+        shifted = jnp.where(here, _shift_group(x, name, border), shifted)
+    return shifted

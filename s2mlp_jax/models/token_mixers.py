@@ -7,11 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from s2mlp_jax.models.layers import dense, gelu
-from s2mlp_jax.models.spatial_shift import spatial_shift
+from s2mlp_jax.models.spatial_shift import shift_channels, spatial_shift
 
 
 class SpatialShiftMixer(nn.Module):
-    """fc1(c -> c), GELU, spatial shift, fc2(c -> c): the upper half of the paper's Figure 1."""
+    """fc1(c -> c), GELU, spatial shift, fc2(c -> c): the upper half of the paper's Figure 1.
+
+    A variable "directions" (c,) in the collection "shift", see `shift_channels`, takes the place
+    of the pattern.
+    """
 
     shift: str
     border: str
@@ -21,5 +25,8 @@ class SpatialShiftMixer(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps tokens (b, h, w, c) to (b, h, w, c)."""
         x = gelu(dense(x.shape[-1], self.dtype, "fc_in")(x))
-        x = spatial_shift(x, self.shift, self.border)
+        if self.has_variable("shift", "directions"):
+            x = shift_channels(x, self.get_variable("shift", "directions"), self.border)
+        else:
+            x = spatial_shift(x, self.shift, self.border)
         return dense(x.shape[-1], self.dtype, "fc_out")(x)

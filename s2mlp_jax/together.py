@@ -1,0 +1,206 @@
+"""Trains runs of the same shapes as one program: their parameters stacked along a leading axis.
+
+They may differ in the seed and the shift pattern. A small model leaves an accelerator idle
+between steps; of many at once it makes better use. On a CPU it is slower than taking turns
+(`results/vectorize.md`).
+"""
+
+import copy
+import pathlib
+import time
+import typing
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from s2mlp_jax import config as config_lib
+from s2mlp_jax.experiment import Experiment
+from s2mlp_jax.logbook import Logbook
+from s2mlp_jax.models.backbone import shift_variables
+from s2mlp_jax.progress import Progress
+from s2mlp_jax.signals import StopRequest
+from s2mlp_jax.state import TrainState
+from s2mlp_jax.train import Metrics, StepFunction, Stopped, make_step_function
+from s2mlp_jax.trainlog import NonFiniteLossError
+
+_STEPS_TIMED = 10
+
+
+def shapes_key(config: ml_collections.ConfigDict) -> str:
+    """Returns what two configs share if their runs can be one program: all but seed and shift."""
+    config = copy.deepcopy(config)
+    with config.unlocked():
+        config.seed, config.model.shift = 0, ""
+    return config_lib.to_json(config)
+
+
+def make_stacked_step(runs: Sequence[Experiment]) -> jax.stages.Wrapped:
+    """Returns the jitted function (states, streams, keys) -> (states, metrics), all stacked.
+
+    The runs share one device. `streams` are the batches of the distinct seeds, in the order of
+    their first run: runs of one seed see the same images.
+    """
+    first = runs[0]
+    seeds = list(dict.fromkeys(run.config.seed for run in runs))
+    stream = np.array([seeds.index(run.config.seed) for run in runs])
+    shifts = _stack([shift_variables(run.model.variant) for run in runs])
+
+    def one(state: TrainState, batch: Metrics, key: jax.Array, shift: typing.Any) -> typing.Any:
+        step: StepFunction = make_step_function(
+            first.config,
+            first.model,
+            first.optimizer,
+            first.schedule,
+            first.layout,
+            constants={"shift": shift},
+        )
+        return step(state, batch, key)
+
+    def all_of_them(states: TrainState, streams: Metrics, keys: jax.Array) -> typing.Any:
+        batches = jax.tree.map(lambda x: x[stream], streams)
+        return jax.vmap(one)(states, batches, keys, shifts)
+
+    return jax.jit(all_of_them, donate_argnums=0)
+
+
+def train_together(
+    runs: Sequence[Experiment], workdirs: Sequence[pathlib.Path]
+) -> list[dict[str, float] | NonFiniteLossError]:
+    """Trains runs that `shapes_key` says are alike, to the end, each in its own folder.
+
+    Each folder is as `train` leaves it, and goes on as `train` would; a run's numbers are those
+    of a run by itself to float32 rounding, not bit for bit.
+
+    Args:
+      runs: with a layout of one device.
+      workdirs: one each.
+
+    Returns:
+      For each run its last evaluation, or how it failed: then the others go on.
+
+    Raises:
+      ValueError: a workdir of another run; runs that were left at different steps.
+      Stopped: the process was asked to stop, and all were saved.
+    """
+    books = [Logbook(run, folder) for run, folder in zip(runs, workdirs, strict=True)]
+    try:
+        return _train(runs, books)
+    finally:
+        for book in books:
+            book.close()
+
+
+def _train(
+    runs: Sequence[Experiment], books: Sequence[Logbook]
+) -> list[dict[str, float] | NonFiniteLossError]:
+    first, states = runs[0], [book.restore() for book in books]
+    start_step, total_steps = books[0].record["step"], first.total_steps
+    if other := [book.workdir for book in books if book.record["step"] != start_step]:
+        raise ValueError(
+            f"{books[0].workdir} and {other[0]} were left at different steps, so they cannot "
+            "go on together."
+        )
+    for book in books:
+        book.open_files()
+    seeds = {run.config.seed: run for run in reversed(runs)}
+    order = list(dict.fromkeys(run.config.seed for run in runs))
+    data = [seeds[seed].train_batches(start_step) for seed in order]
+
+    def next_streams() -> dict[str, jax.Array]:
+        batches = [next(stream) for stream in data]
+        return jax.device_put(jax.tree.map(lambda *x: np.stack(x), *batches))
+
+    keys = jnp.stack([run.key for run in runs])
+    stacked, streams = _stack(states), next_streams()
+    step_all = make_stacked_step(runs).lower(stacked, streams, keys).compile()
+    failed: dict[int, NonFiniteLossError] = {}
+
+    def each_going_on(act: Callable[[int, Logbook], None]) -> None:
+        for i, book in enumerate(books):
+            if i not in failed:
+                try:
+                    act(i, book)
+                except NonFiniteLossError as error:
+                    failed[i] = book.explain(error)
+
+    def log(step: int, metrics: Metrics) -> None:
+        # Fetched as a whole: to slice on the device would take a call for each run and figure.
+        values = jax.device_get(metrics)
+
+        def log_one(i: int, book: Logbook) -> None:
+            book.log.add(step, _slice(values, i))
+            book.log.catch_up(step)
+
+        each_going_on(log_one)
+
+    progress = Progress(total_steps, start_step)
+    for book in books:
+        book.start(progress, waited=lambda: 0.0)
+    before: Metrics | None = None
+    with StopRequest() as stop:
+        for step in range(start_step + 1, total_steps + 1):
+            stacked, metrics = step_all(stacked, streams, keys)
+            if before is not None:
+                log(step - 1, before)  # a step late, while the device is busy with this one
+            before = metrics
+            progress.advance()
+            stopping = stop.reached(step)
+            if any(books[0].due(step, stopping)):
+                log(step, before)
+                before, now = None, stacked
+                each_going_on(
+                    lambda i, book: book.after_step(step, lambda: _slice(now, i), stopping)  # noqa: B023
+                )
+            if step == total_steps or len(failed) == len(runs):
+                break
+            if stopping:
+                raise Stopped(f"Stopped at step {step} of {total_steps}, which is saved.")
+            streams = next_streams()
+    progress.close()
+    return [failed[i] if i in failed else book.write_result() for i, book in enumerate(books)]
+
+
+def speedup(runs: Sequence[Experiment]) -> float:
+    """Measures how many times faster these runs train together than taking turns.
+
+    Some steps of both are timed after they are compiled; data are left out, as runs of one seed
+    share them anyway.
+    """
+    first = runs[0]
+    batch = jax.device_put(next(first.train_batches(0)))
+    step = jax.jit(
+        make_step_function(
+            first.config, first.model, first.optimizer, first.schedule, first.layout
+        ),
+        donate_argnums=0,
+    )
+    alone = _seconds(step, first.draw_state(), batch, first.key)
+    streams = len({run.config.seed for run in runs})
+    together = _seconds(
+        make_stacked_step(runs),
+        _stack([run.draw_state() for run in runs]),
+        jax.tree.map(lambda x: jnp.stack([x] * streams), batch),
+        jnp.stack([run.key for run in runs]),
+    )
+    return len(runs) * alone / together
+
+
+def _seconds(step: typing.Any, state: typing.Any, batch: typing.Any, key: typing.Any) -> float:
+    state, _ = step(state, batch, key)  # compiles
+    jax.block_until_ready(state)
+    started = time.perf_counter()
+    for _ in range(_STEPS_TIMED):
+        state, _ = step(state, batch, key)
+    jax.block_until_ready(state)
+    return time.perf_counter() - started
+
+
+def _stack(trees: Sequence[typing.Any]) -> typing.Any:
+    return jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+
+def _slice(tree: typing.Any, index: int) -> typing.Any:
+    return jax.tree.map(lambda x: x[index], tree)
