@@ -17,6 +17,7 @@ from s2mlp_jax import visualize
 from s2mlp_jax.config import load_config
 from s2mlp_jax.data.randaugment import OPERATIONS
 from s2mlp_jax.evaluate_workdir import evaluate_workdir
+from s2mlp_jax.experiment import open_data
 from s2mlp_jax.models import create_model, init
 from s2mlp_jax.models.backbone import Backbone
 from s2mlp_jax.models.spatial_shift import BORDERS, PATTERNS, parse_pattern, spatial_shift
@@ -24,7 +25,7 @@ from s2mlp_jax.restore import Restored, restore_run
 from s2mlp_jax.train import train_and_evaluate
 from s2mlp_jax.visualize.block_features import principal_colors
 from s2mlp_jax.visualize.confusion_matrix import confusion_counts
-from s2mlp_jax.visualize.predictions import eval_image, predict
+from s2mlp_jax.visualize.predictions import predict
 from s2mlp_jax.visualize.receptive_fields import reachable, token_gradients
 from s2mlp_jax.visualize.subject import block_outputs
 from tests.helpers import ROOT, tiny_config
@@ -136,6 +137,7 @@ def test_what_a_token_sees_is_measured_as_in_theory(pattern: str, border: str) -
     assert len(measured) == len(theory) == depth
     for blocks in range(1, depth + 1):
         np.testing.assert_array_equal(measured[blocks - 1] > 0, theory[blocks - 1])
+        assert (measured[blocks - 1][theory[blocks - 1]] > 1e-6).all()  # no rounding error
         np.testing.assert_array_equal(
             theory[blocks - 1], ball(pattern, border, grid, blocks), err_msg=f"{blocks} blocks"
         )
@@ -199,6 +201,13 @@ def test_features_of_a_colour_image_need_no_data(tmp_path: pathlib.Path) -> None
     assert figure.axes[1].images[0].get_array().shape == (3, 3, 3)
 
 
+def test_features_of_an_untrained_model_say_nothing_of_the_class() -> None:
+    config = tiny_config()
+    split = open_data(config)[1]
+    said = visualize.features(config=config, index=2).axes[3].texts[0].get_text()
+    assert said == f"index 2\ntrue: {split.source[2]['label']}"
+
+
 def test_predictions_are_those_of_the_evaluation(workdir: str, restored: Restored) -> None:
     evaluation = evaluate_workdir(workdir)
     assert evaluation["eval/accuracy_top1"] != evaluation["eval_ema/accuracy_top1"]
@@ -227,9 +236,10 @@ def test_errors_are_the_most_confident_ones(workdir: str, restored: Restored) ->
     left_out = np.setdiff1d(np.flatnonzero(wrong), indices)
     assert (np.diff(found.probability[indices]) <= 0).all()
     assert found.probability[indices].min() >= found.probability[left_out].max()
+    images = np.concatenate([batch["image"] for batch in restored.run.eval_batches()])
     for ax, i in zip(shown, indices, strict=True):
-        image, label = eval_image(restored.run, i)
-        np.testing.assert_array_equal(ax.images[0].get_array(), image[..., 0])
+        np.testing.assert_array_equal(ax.images[0].get_array(), images[i, ..., 0])
+        label = restored.run.eval_split.source[i]["label"]
         said = f"true: {label}\nsays: {found.predicted[i]}, {found.probability[i]:.0%}"
         assert ax.get_title() == said
 

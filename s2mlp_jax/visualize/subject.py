@@ -71,7 +71,7 @@ def block_outputs(
     Returns:
       Logits (b, classes), and for each block, in order, tokens (b, h, w, c).
     """
-    logits, captured = model.clone(remat=False).apply(
+    logits, captured = model.apply(
         {"params": params},
         images,
         train=False,
