@@ -92,6 +92,11 @@ def outline_tokens(ax: "Axes", rows: int, columns: int, color: str = "white") ->
     ax.vlines(np.linspace(left, right, columns + 1)[1:-1], bottom, top, **style)
 
 
+def pattern_name(pattern: str) -> str:
+    """Returns "(a)" for a letter of the paper, any other pattern as it is."""
+    return f"({pattern})" if len(pattern) == 1 else pattern
+
+
 def shorten(name: str, most: int = 16) -> str:
     """Cuts a long name in the middle, where names of one set are told apart least."""
     keep = (most - 1) // 2

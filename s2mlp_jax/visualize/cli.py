@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_output(flags.output)  # before the work
         save(flags.draw(flags), flags.output)
     except ModuleNotFoundError as error:
-        sys.exit(f"Error: pictures need {error.name}: pip install {error.name} -c constraints.txt")
+        package = str(error.name).partition(".")[0]
+        sys.exit(f"Error: pictures need {package}: pip install {package} -c constraints.txt")
     except ValueError as error:
         sys.exit(f"Error: {error}")
     print(f"Wrote {flags.output}")

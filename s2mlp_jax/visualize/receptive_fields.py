@@ -156,7 +156,7 @@ def _page(subject: Subject, measured: list[np.ndarray]) -> "Figure":
     variant, grid = subject.model.variant, measured[0].shape
     theory = reachable(variant.shift, variant.border, grid, len(measured))
     shown = evenly(len(measured), _MOST_COLUMNS)
-    figure = new_figure(max(1.75 * len(shown) + 1.0, 7.0), 5.0)
+    figure = new_figure(max(1.75 * len(shown) + 1.0, 7.0), 5.2)
     ratios = [*[1.0] * len(shown), 0.06]
     axes = figure.subplots(2, len(shown) + 1, squeeze=False, width_ratios=ratios)
     for column, i in enumerate(shown):
@@ -184,8 +184,8 @@ def _page(subject: Subject, measured: list[np.ndarray]) -> "Figure":
         fontsize=12,
     )
     caption = (
-        "Numbers: tokens reached, of all; the others are grey.   "
-        f"Measured: on noise; the darkest are at {_FAINTEST:g} or below."
+        "Numbers: tokens reached, of all; the others are grey.\n"
+        "Measured: on noise; the darkest are at the scale's end or below."
     )
     figure.supxlabel(caption, fontsize=8.5, color=QUIET)
     return figure

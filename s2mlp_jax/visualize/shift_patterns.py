@@ -18,7 +18,7 @@ from s2mlp_jax.models.spatial_shift import (
     parse_pattern,
     spatial_shift,
 )
-from s2mlp_jax.visualize.canvas import COLORS, PALE, QUIET, new_figure
+from s2mlp_jax.visualize.canvas import COLORS, PALE, QUIET, new_figure, pattern_name
 
 if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -139,7 +139,7 @@ def _page(width: float, height: float) -> "tuple[Figure, Axes]":
 
 def _title(pattern: str) -> str:
     directions = parse_pattern(pattern)
-    name = f"({pattern}): " if pattern in PATTERNS else ""
+    name = f"{pattern_name(pattern)}: " if pattern in PATTERNS else ""
     return name + (" + ".join(directions) if len(directions) < 9 else f"{len(directions)} groups")
 
 

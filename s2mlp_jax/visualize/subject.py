@@ -7,9 +7,9 @@ import jax
 
 from s2mlp_jax.models import init
 from s2mlp_jax.models.backbone import Backbone, Block
-from s2mlp_jax.models.spatial_shift import PATTERNS
 from s2mlp_jax.restore import Restored
 from s2mlp_jax.rng import stream_key
+from s2mlp_jax.visualize.canvas import pattern_name
 
 
 class Subject(typing.NamedTuple):
@@ -29,8 +29,7 @@ class Subject(typing.NamedTuple):
     def shift(self) -> str:
         """Returns "shift (a), border keep"."""
         variant = self.model.variant
-        pattern = f"({variant.shift})" if variant.shift in PATTERNS else variant.shift
-        return f"shift {pattern}, border {variant.border}"
+        return f"shift {pattern_name(variant.shift)}, border {variant.border}"
 
 
 def fresh(name: str, model: Backbone, image_size: int, channels: int, seed: int) -> Subject:
