@@ -133,12 +133,12 @@ class Experiment:
             on_corrupt=data.on_corrupt,
         )
 
-    def evaluate(self, state: TrainState) -> dict[str, float]:
-        """Evaluates the parameters ("eval/...") and their average, if any ("eval_ema/...")."""
+    def eval_batches(self) -> Iterator[Batch]:
+        """Yields this process's part of the batches of one pass over the evaluation split."""
         # Rounded up to the devices: the last batch is filled up in any case.
         devices = self.layout.mesh.size
         batch_size = -(-self.config.eval.batch_size // devices) * devices
-        batches = eval_batches(
+        return eval_batches(
             self.eval_split,
             config_lib.make_crops(self.config),
             batch_size,
@@ -147,10 +147,14 @@ class Experiment:
             self.config.data.prefetch,
             self.config.data.on_corrupt,
         )
+
+    def evaluate(self, state: TrainState) -> dict[str, float]:
+        """Evaluates the parameters ("eval/...") and their average, if any ("eval_ema/...")."""
         params = {"eval": state.params}
         if state.ema_params is not None:
             params["eval_ema"] = state.ema_params
-        return evaluate(self.eval_step, params, batches, self.layout, len(self.eval_split))
+        batches, count = self.eval_batches(), len(self.eval_split)
+        return evaluate(self.eval_step, params, batches, self.layout, count)
 
 
 def open_data(config: ml_collections.ConfigDict) -> tuple[sources.Split, sources.Split]:

@@ -1,14 +1,7 @@
-"""Pictures, so that a person can look.
+"""A page of what training does to images, one row an operation."""
 
-  python -m s2mlp_jax.visualize augment --output=augment.png [--images=FOLDER] [--config=...]
-
-`augment` draws a page of what training does to images, one row an operation.
-"""
-
-import argparse
 import pathlib
 import random
-import sys
 import typing
 from collections.abc import Sequence
 
@@ -20,6 +13,7 @@ import numpy as np
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.data import mix, randaugment
 from s2mlp_jax.data.augment import decode, draw_view, eval_view, make_view
+from s2mlp_jax.visualize.canvas import new_figure, no_ticks
 
 if typing.TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +53,14 @@ def augment(
     Args:
       config: completed, of a data set of colour images.
       images: (h, w, 3) uint8 each, any size.
+
+    Raises:
+      ValueError: a config for images of another number of channels.
     """
+    if len(config.data.mean) != 3:
+        raise ValueError(
+            f"augment draws colour images; data.mean is for {len(config.data.mean)} channel(s)."
+        )
     crops, recipe = config_lib.make_crops(config), config_lib.make_augmentation(config)
     mean, std = config.data.mean, config.data.std
     fill = [round(255 * value) for value in mean]
@@ -97,44 +98,15 @@ def augment(
 
 
 def _page(rows: dict[str, typing.Any]) -> "Figure":
-    from matplotlib.figure import Figure
-
     height, width = next(iter(rows.values())).shape[1:3]
-    figure = Figure(figsize=(1.1 * _COLUMNS + 2, 1.1 * len(rows) * height / width))
+    figure = new_figure(1.1 * _COLUMNS + 2, 1.1 * len(rows) * height / width, constrained=False)
     axes = figure.subplots(len(rows), _COLUMNS, squeeze=False)
     for (name, images), line in zip(rows.items(), axes, strict=True):
         for image, ax in zip(np.asarray(images), line, strict=True):
             ax.imshow(image, interpolation="nearest")
-            ax.set_xticks([])
-            ax.set_yticks([])
-            ax.spines[:].set_visible(False)
+            no_ticks(ax)
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
     figure.subplots_adjust(
         left=0.17, right=0.995, top=0.995, bottom=0.005, wspace=0.04, hspace=0.04
     )
     return figure
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Draws one picture; what is wrong with the arguments is one line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("picture", choices=["augment"])
-    parser.add_argument("--output", required=True, metavar="FILE", help="PNG, SVG or PDF")
-    parser.add_argument("--images", default="", metavar="FOLDER", help="else two photographs")
-    parser.add_argument("--config", default="configs/s2mlp_wide.py", help="whose recipe")
-    parser.add_argument("--seed", type=int, default=0)
-    flags = parser.parse_args(argv)
-    try:
-        config = config_lib.load_config(flags.config)
-        augment(config, load_images(flags.images), flags.seed).savefig(flags.output, dpi=150)
-    except ModuleNotFoundError as error:
-        sys.exit(f"Error: pictures need {error.name}: pip install matplotlib -c constraints.txt")
-    except ValueError as error:
-        sys.exit(f"Error: {error}")
-    print(f"Wrote {flags.output}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,80 @@
+"""A run's folder, back to the experiment and the state of one of its checkpoints."""
+
+import pathlib
+import typing
+
+import ml_collections
+
+from s2mlp_jax import config as config_lib
+from s2mlp_jax.checkpoint import Checkpoints
+from s2mlp_jax.experiment import Experiment, create_experiment
+from s2mlp_jax.progress import say
+from s2mlp_jax.state import TrainState
+from s2mlp_jax.workdir import read_config
+
+
+class Restored(typing.NamedTuple):
+    """A checkpoint and what it is of; nothing in its folder was changed.
+
+    Attributes:
+      run: as it was trained, with the data and evaluation of another config, if one was given.
+      step: of the checkpoint.
+    """
+
+    run: Experiment
+    state: TrainState
+    step: int
+
+    @property
+    def params(self) -> typing.Any:
+        """The parameters that a run is judged by: their average, where one is kept."""
+        averaged = self.state.ema_params
+        return self.state.params if averaged is None else averaged
+
+
+def restore_run(
+    workdir: str | pathlib.Path,
+    checkpoint: str = "latest",
+    config: ml_collections.ConfigDict | None = None,
+) -> Restored:
+    """Restores a checkpoint of a run, for anything but to train on.
+
+    Args:
+      workdir: of a run.
+      checkpoint: "latest", "best", or a step.
+      config: takes `data` and `eval` from here, such as another data.image_size; the run's own
+        by default. Where they differ from the run's, that is said.
+
+    Raises:
+      ValueError: no run there, no such checkpoint, data that are not there, or a config of
+        another model.
+    """
+    workdir = pathlib.Path(workdir).absolute()
+    own = config_lib.complete(read_config(workdir))
+    if config is not None:
+        config = config_lib.complete(config)
+        different = config_lib.differences(own.to_dict(), config)
+        if models := [field for field in different if field.startswith("model.")]:
+            raise ValueError(f"{workdir} holds another model: {'; '.join(models)}.")
+        for field in different:
+            if field.startswith("data."):
+                say(f"Not as in training: {field}.")
+        with own.unlocked():
+            own.data, own.eval = config.data, config.eval
+    checkpoints = Checkpoints(workdir, read_only=True)
+    step = _find_step(checkpoints, checkpoint)
+    run = create_experiment(own, for_training=False)
+    state, _ = checkpoints.restore(step, like=run.abstract_state())
+    return Restored(run, state, step)
+
+
+def _find_step(checkpoints: Checkpoints, checkpoint: str) -> int:
+    steps = checkpoints.steps()
+    named = {"latest": steps[-1] if steps else None, "best": checkpoints.best_step()}
+    found = named.get(checkpoint, int(checkpoint) if checkpoint.isdigit() else None)
+    if found not in steps:
+        raise ValueError(
+            f"There is no checkpoint {checkpoint!r} in {checkpoints.directory}. "
+            f"Allowed are latest, best, {', '.join(map(str, steps)) or '(no step: none saved)'}."
+        )
+    return found

@@ -1,0 +1,28 @@
+"""Pictures, so that a person can look: `python -m s2mlp_jax.visualize --help`.
+
+Each function takes plain arguments and returns a matplotlib `Figure`, made without pyplot. As
+the last expression of a notebook's cell it shows by itself: it has what IPython asks for, which
+a bare Figure has not until pyplot is imported (see `picture.py`). `save` writes it to a file.
+"""
+
+from s2mlp_jax.visualize.augmentations import augment, load_images
+from s2mlp_jax.visualize.block_features import features
+from s2mlp_jax.visualize.canvas import save
+from s2mlp_jax.visualize.cli import main
+from s2mlp_jax.visualize.confusion_matrix import confusion
+from s2mlp_jax.visualize.mistakes import errors
+from s2mlp_jax.visualize.receptive_fields import receptive_field
+from s2mlp_jax.visualize.shift_patterns import shift, shift_kernels
+
+__all__ = [
+    "augment",
+    "confusion",
+    "errors",
+    "features",
+    "load_images",
+    "main",
+    "receptive_field",
+    "save",
+    "shift",
+    "shift_kernels",
+]

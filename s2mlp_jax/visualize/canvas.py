@@ -1,0 +1,108 @@
+"""What the pictures share: a new one, its colours, an image in it, and a file of it."""
+
+import pathlib
+import typing
+
+import numpy as np
+
+if typing.TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS: tuple[str, ...] = (".png", ".svg", ".pdf")
+
+# Okabe and Ito's colours, told apart by the colour-blind too; olive for their yellow, which is
+# too bright for thin lines, and a ninth.
+COLORS: tuple[str, ...] = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#999933",
+    "#882255",
+)
+QUIET = "#666666"  # for what is said beside the picture
+PALE = "#e4e4e4"  # for what is not there
+
+
+def new_figure(width: float, height: float, constrained: bool = True) -> "Figure":
+    """Returns an empty picture.
+
+    Args:
+      width, height: inches.
+      constrained: lets matplotlib make room for titles and labels.
+
+    Raises:
+      ModuleNotFoundError: matplotlib is not installed; it is looked for here first.
+    """
+    from s2mlp_jax.visualize.picture import Picture
+
+    figure = Picture(figsize=(width, height))
+    if constrained:
+        figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.08)
+    return figure
+
+
+def check_output(path: str) -> None:
+    """Raises a ValueError that says what is allowed if no picture can be written there."""
+    file = pathlib.Path(path)
+    if file.suffix.lower() not in FORMATS:
+        raise ValueError(
+            f"A picture cannot be written as {path!r}. Allowed endings are {', '.join(FORMATS)}."
+        )
+    if not file.absolute().parent.is_dir():
+        raise ValueError(f"There is no folder {str(file.parent)!r} to write {file.name!r} into.")
+
+
+def save(figure: "Figure", path: str) -> None:
+    """Writes a picture as PNG, SVG or PDF, by the file's ending.
+
+    Raises:
+      ValueError: another ending, or no such folder.
+    """
+    check_output(path)
+    figure.savefig(path, dpi=150)
+
+
+def show_image(ax: "Axes", image: np.ndarray) -> None:
+    """Fills axes with an image (h, w, c) uint8, or (h, w, 3) in [0, 1]; one channel is grey."""
+    if image.shape[-1] == 1:
+        ax.imshow(image[..., 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    else:
+        ax.imshow(image, interpolation="nearest")
+    no_ticks(ax)
+
+
+def no_ticks(ax: "Axes") -> None:
+    """Takes the scales off, and the frame."""
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(False)
+
+
+def outline_tokens(ax: "Axes", rows: int, columns: int, color: str = "white") -> None:
+    """Draws the edges of rows x columns cells over an image that fills the axes."""
+    left, right = ax.get_xlim()
+    bottom, top = ax.get_ylim()
+    style: dict[str, typing.Any] = {"color": color, "lw": 0.5, "alpha": 0.7}
+    ax.hlines(np.linspace(bottom, top, rows + 1)[1:-1], left, right, **style)
+    ax.vlines(np.linspace(left, right, columns + 1)[1:-1], bottom, top, **style)
+
+
+def pattern_name(pattern: str) -> str:
+    """Returns "(a)" for a letter of the paper, any other pattern as it is."""
+    return f"({pattern})" if len(pattern) == 1 else pattern
+
+
+def shorten(name: str, most: int = 16) -> str:
+    """Cuts a long name in the middle, where names of one set are told apart least."""
+    keep = (most - 1) // 2
+    return name if len(name) <= most else f"{name[: most - 1 - keep]}…{name[-keep:]}"
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """Chooses from 0 to count - 1 at most `most` numbers, evenly spread, first and last too."""
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})

@@ -1,0 +1,97 @@
+"""What a checkpoint says of every image of the evaluation split, as evaluation sees them."""
+
+import dataclasses
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from s2mlp_jax import config as config_lib
+from s2mlp_jax.data.augment import decode, eval_view
+from s2mlp_jax.data.mix import normalize
+from s2mlp_jax.experiment import Experiment
+from s2mlp_jax.parallel import shard_batch
+from s2mlp_jax.restore import Restored
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """One entry an image, in the split's order, every image once.
+
+    Attributes:
+      index: place in the split; broken images that evaluation leaves out are missing.
+      label: the true class.
+      predicted: the class of the largest logit, the lower one of two equal ones.
+      probability: of the predicted class, in [0, 1].
+    """
+
+    index: np.ndarray
+    label: np.ndarray
+    predicted: np.ndarray
+    probability: np.ndarray
+
+    def accuracy(self) -> str:
+        """Returns "97.22% correct: 350 of 360"."""
+        correct, count = int((self.predicted == self.label).sum()), len(self.label)
+        return f"{correct / count:.2%} correct: {correct:,} of {count:,}"
+
+
+def predict(restored: Restored) -> Predictions:
+    """Goes through the evaluation split once.
+
+    Raises:
+      ValueError: if the logits of an image are NaN, which is no prediction.
+    """
+    run = restored.run
+    mean, std = run.config.data.mean, run.config.data.std
+
+    def step(params: typing.Any, images: jax.Array) -> dict[str, jax.Array]:
+        variables = {"params": run.layout.gather(params)}
+        logits = run.model.apply(variables, normalize(images, mean, std), train=False)
+        return {
+            "predicted": jnp.argmax(logits, axis=-1),
+            "probability": jnp.max(jax.nn.softmax(logits), axis=-1),
+        }
+
+    jitted = jax.jit(
+        step, in_shardings=(None, run.layout.batch), out_shardings=run.layout.replicated
+    )
+    fields = dataclasses.fields(Predictions)
+    parts: dict[str, list[np.ndarray]] = {field.name: [] for field in fields}
+    start = 0
+    for batch in run.eval_batches():
+        said = jitted(restored.params, shard_batch(run.layout, {"image": batch["image"]})["image"])
+        real = np.flatnonzero(batch["mask"])
+        found = {"index": start + np.arange(len(batch["mask"])), "label": batch["label"]}
+        for name, value in {**found, **jax.device_get(said)}.items():
+            parts[name].append(value[real])
+        start += len(batch["mask"])
+    result = Predictions(**{name: np.concatenate(part) for name, part in parts.items()})
+    if unclear := int(np.isnan(result.probability).sum()):
+        raise ValueError(
+            f"The logits of {unclear:,} images are NaN at step {restored.step}: no predictions."
+        )
+    return result
+
+
+def eval_image(run: Experiment, index: int) -> tuple[np.ndarray, int]:
+    """Returns an image of the evaluation split as evaluation sees it, and its label.
+
+    Args:
+      index: its place in the split.
+
+    Returns:
+      (image_size, image_size, channels) uint8, and the class.
+
+    Raises:
+      ValueError: no such index.
+    """
+    split = run.eval_split
+    if not 0 <= index < len(split):
+        raise ValueError(
+            f"There is no image {index} in {split.name}. Allowed are 0 to {len(split) - 1}."
+        )
+    record = split.source[index]
+    pixels = decode(record, split.channels, split.name)
+    return eval_view(pixels, config_lib.make_crops(run.config)), int(record["label"])

@@ -1,0 +1,197 @@
+"""How far a token sees: which input tokens reach the centre one, block after block."""
+
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from s2mlp_jax.models import create_model
+from s2mlp_jax.models.backbone import Backbone
+from s2mlp_jax.models.layers import patchify
+from s2mlp_jax.models.spatial_shift import DIRECTIONS, check_border, parse_pattern
+from s2mlp_jax.restore import restore_run
+from s2mlp_jax.visualize.canvas import (
+    COLORS,
+    PALE,
+    QUIET,
+    evenly,
+    new_figure,
+    no_ticks,
+    outline_tokens,
+)
+from s2mlp_jax.visualize.subject import Subject, block_outputs, fresh, of_run
+
+if typing.TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_COLUMNS = 8
+_IMAGES = 2  # of noise, over which the gradient is averaged
+_FAINTEST = 1e-6  # of the strongest token: the end of the colours
+
+
+def receptive_field(
+    model: str = "s2mlp_wide",
+    shift: str | None = None,
+    border: str | None = None,
+    depth: int | None = None,
+    dim: int | None = None,
+    grid: int | None = None,
+    seed: int = 0,
+    workdir: str = "",
+    checkpoint: str = "latest",
+) -> "Figure":
+    """Draws which input tokens the centre token depends on after 1, 2, ... blocks.
+
+    Above by theory, step by step along the directions of the shift; below measured, as the
+    gradient of the centre token with respect to the image, for images of noise.
+
+    Args:
+      model: a name of `list_models()`, whose weights are drawn.
+      shift, border, depth, dim: of the model, in the place of its own.
+      grid: tokens a side; 14 by default, of a run its own.
+      seed: of weights and noise.
+      workdir: of a run that is looked into instead of a fresh model.
+      checkpoint: of the run: "latest", "best", or a step.
+
+    Raises:
+      ValueError: an unknown name or a value that is not allowed; both a run and fields of a
+        fresh model; no such run or checkpoint.
+    """
+    if grid is not None and grid < 1:
+        raise ValueError(f"grid must be at least 1 token, got {grid}.")
+    given = {"shift": shift, "border": border, "depth": depth, "dim": dim}
+    fields = {name: value for name, value in given.items() if value is not None}
+    if workdir:
+        if fields:
+            raise ValueError(f"A run has its own model: leave out {', '.join(fields)}.")
+        restored = restore_run(workdir, checkpoint)
+        subject = of_run(workdir, restored)
+        patch = subject.model.variant.patch_size
+        size = grid * patch if grid else restored.run.config.data.image_size
+    else:
+        backbone = create_model(model, 10, **fields)
+        size = (grid or 14) * backbone.variant.patch_size
+        subject = fresh(model, backbone, size, 3, seed)
+    noise = np.random.default_rng(seed).normal(size=(_IMAGES, size, size, subject.channels))
+    return _page(subject, token_gradients(subject.model, subject.params, noise, seed))
+
+
+def reachable(pattern: str, border: str, grid: tuple[int, int], blocks: int) -> list[np.ndarray]:
+    """Returns from which input tokens something reaches the centre token, block by block.
+
+    A block's output depends on its own token, by the skips, and on the neighbours that the
+    shift brings in.
+
+    Args:
+      pattern, border: as in `spatial_shift`.
+      grid: rows and columns of tokens; the centre is (rows // 2, columns // 2).
+      blocks: how many.
+
+    Returns:
+      For 1, 2, ... blocks: (rows, columns) bool.
+
+    Raises:
+      ValueError: unknown pattern or border.
+    """
+    check_border(border)
+    sources = [DIRECTIONS[direction] for direction in parse_pattern(pattern)]
+    seen = np.zeros(grid, bool)
+    seen[grid[0] // 2, grid[1] // 2] = True
+    fields = []
+    for _ in range(blocks):
+        places = np.argwhere(seen)
+        for move in sources:
+            origin = places - np.asarray(move)[None, :]  # what moved by `move` came from there
+            if border == "circular":
+                origin %= np.asarray(grid)[None, :]
+            inside = ((origin >= 0) & (origin < np.asarray(grid)[None, :])).all(axis=1)
+            seen[tuple(origin[inside].T)] = True
+        fields.append(seen.copy())
+    return fields
+
+
+def token_gradients(
+    model: Backbone, params: typing.Any, images: np.ndarray, seed: int = 0
+) -> list[np.ndarray]:
+    """Measures how the centre token depends on each input token, block by block.
+
+    The centre token's channels are summed with random weights (a plain sum is constant after a
+    LayerNorm), and the gradient of that with respect to the image is summed up, in absolute
+    value, over the numbers of each patch. All in float64: where each branch starts at 1e-6, as
+    in the deep model, the gradient through a few of them is zero in float32.
+
+    Args:
+      images: (b, height, width, channels), normalised; the result is the mean over them.
+      seed: of the random weights.
+
+    Returns:
+      For 1, 2, ... blocks: (rows, columns) float64.
+    """
+    depth, dim, patch = model.variant.depth, model.variant.dim, model.variant.patch_size
+    center = images.shape[1] // patch // 2, images.shape[2] // patch // 2
+    weights = np.random.default_rng(seed).normal(size=dim)
+    with jax.enable_x64(True):
+        params, images = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (params, images))
+        exact = model.clone(dtype=jnp.float64)
+
+        @jax.jit
+        def gradients(params: typing.Any, images: jax.Array) -> jax.Array:
+            def center_tokens(images: jax.Array) -> jax.Array:
+                _, blocks = block_outputs(exact, params, images)
+                return jnp.stack([tokens[:, center[0], center[1], :] for tokens in blocks])
+
+            tokens, pull_back = jax.vjp(center_tokens, images)
+
+            def after(block: jax.Array) -> jax.Array:
+                (gradient,) = pull_back(jnp.zeros_like(tokens).at[block].set(weights[None, :]))
+                return jnp.abs(patchify(gradient, patch)).sum(axis=-1).mean(axis=0)
+
+            return jax.lax.map(after, jnp.arange(depth))
+
+        return list(np.asarray(gradients(params, images)))
+
+
+def _page(subject: Subject, measured: list[np.ndarray]) -> "Figure":
+    variant, grid = subject.model.variant, measured[0].shape
+    theory = reachable(variant.shift, variant.border, grid, len(measured))
+    shown = evenly(len(measured), _MOST_COLUMNS)
+    figure = new_figure(max(1.75 * len(shown) + 1.0, 7.0), 5.2)
+    ratios = [*[1.0] * len(shown), 0.06]
+    axes = figure.subplots(2, len(shown) + 1, squeeze=False, width_ratios=ratios)
+    for column, i in enumerate(shown):
+        above, below = axes[0, column], axes[1, column]
+        above.imshow(np.where(theory[i], 1.0, np.nan), cmap=_flat(COLORS[0]), vmin=0, vmax=1)
+        share = np.where(measured[i] > 0, measured[i] / measured[i].max(), np.nan)
+        drawn = below.imshow(share, cmap="viridis", norm="log")
+        drawn.set_clim(_FAINTEST, 1.0)
+        blocks = f"{i + 1} block" + ("s" if i else "")
+        above.set_title(f"{blocks}\n{theory[i].sum()} of {theory[i].size}", fontsize=10)
+        below.set_title(f"{(measured[i] > 0).sum()} of {theory[i].size}", fontsize=10)
+        for ax in (above, below):
+            ax.set_facecolor(PALE)
+            no_ticks(ax)
+            outline_tokens(ax, *grid)
+            ax.plot(grid[1] // 2, grid[0] // 2, "o", color="white", mec="black", ms=4)
+    axes[0, 0].set_ylabel("by theory")
+    axes[1, 0].set_ylabel("measured")
+    axes[0, -1].set_axis_off()
+    bar = figure.colorbar(drawn, cax=axes[1, -1])
+    bar.set_label("gradient, of the largest", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    figure.suptitle(
+        f"Input tokens that reach the centre token\n{subject.name}; {subject.shift()}",
+        fontsize=12,
+    )
+    caption = (
+        "Numbers: tokens reached, of all; the others are grey.\n"
+        "Measured: on noise; the darkest are at the scale's end or below."
+    )
+    figure.supxlabel(caption, fontsize=8.5, color=QUIET)
+    return figure
+
+
+def _flat(color: str) -> typing.Any:
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap([color])

@@ -1,0 +1,85 @@
+"""What is looked into: a model with weights, just drawn or of a run's checkpoint."""
+
+import pathlib
+import typing
+
+import jax
+
+from s2mlp_jax.models import init
+from s2mlp_jax.models.backbone import Backbone, Block
+from s2mlp_jax.restore import Restored
+from s2mlp_jax.rng import stream_key
+from s2mlp_jax.visualize.canvas import pattern_name
+
+
+class Subject(typing.NamedTuple):
+    """A model with weights.
+
+    Attributes:
+      params: on the host, numpy.
+      channels: of its images.
+      name: in plain words, for a title.
+    """
+
+    model: Backbone
+    params: typing.Any
+    channels: int
+    name: str
+
+    def shift(self) -> str:
+        """Returns "shift (a), border keep"."""
+        variant = self.model.variant
+        return f"shift {pattern_name(variant.shift)}, border {variant.border}"
+
+
+def fresh(name: str, model: Backbone, image_size: int, channels: int, seed: int) -> Subject:
+    """Draws the weights that a run of a model starts from.
+
+    Args:
+      image_size: pixels.
+      seed: of the weights.
+
+    Raises:
+      ValueError: if the patch does not divide the image.
+    """
+    key = stream_key(jax.random.key(seed), "params")
+    params = init(model, key, image_size, channels)["params"]
+    return Subject(model, jax.device_get(params), channels, f"{name}, not trained")
+
+
+def of_run(workdir: str | pathlib.Path, restored: Restored) -> Subject:
+    """Takes the weights that a restored run is judged by."""
+    run, averaged = restored.run, restored.state.ema_params is not None
+    name = f"{pathlib.Path(workdir).absolute().name}, step {restored.step:,}"
+    return Subject(
+        run.model,
+        jax.device_get(restored.params),
+        run.eval_split.channels,
+        name + (", averaged weights" if averaged else ""),
+    )
+
+
+def block_outputs(
+    model: Backbone, params: typing.Any, images: jax.Array
+) -> tuple[jax.Array, list[jax.Array]]:
+    """Returns what a model says of images, and what each of its blocks puts out.
+
+    Args:
+      images: (b, height, width, channels), normalised.
+
+    Returns:
+      Logits (b, classes), and for each block, in order, tokens (b, h, w, c).
+    """
+    logits, captured = model.apply(
+        {"params": params},
+        images,
+        train=False,
+        capture_intermediates=lambda module, method: isinstance(module, Block),
+    )
+    blocks = captured["intermediates"]
+    return logits, [blocks[name]["__call__"][0] for name in sorted(blocks, key=_order)]
+
+
+def _order(name: str) -> int:
+    """The number of a block by its name, "block_07"."""
+    return int(name.rpartition("_")[2])
