@@ -50,7 +50,10 @@ def fresh(name: str, model: Backbone, image_size: int, channels: int, seed: int)
 def of_run(workdir: str | pathlib.Path, restored: Restored) -> Subject:
     """Takes the weights that a restored run is judged by."""
     run, averaged = restored.run, restored.state.ema_params is not None
-    name = f"{pathlib.Path(workdir).absolute().name}, step {restored.step:,}"
+    folder = pathlib.Path(workdir).absolute()
+    # In a sweep the folder is named by the seed, in that of its setting.
+    run = f"{folder.parent.name}/{folder.name}" if folder.name.isdigit() else folder.name
+    name = f"{run}, step {restored.step:,}"
     return Subject(
         run.model,
         jax.device_get(restored.params),
