@@ -52,8 +52,8 @@ def of_run(workdir: str | pathlib.Path, restored: Restored) -> Subject:
     run, averaged = restored.run, restored.state.ema_params is not None
     folder = pathlib.Path(workdir).absolute()
     # In a sweep the folder is named by the seed, in that of its setting.
-    run = f"{folder.parent.name}/{folder.name}" if folder.name.isdigit() else folder.name
-    name = f"{run}, step {restored.step:,}"
+    title = f"{folder.parent.name}/{folder.name}" if folder.name.isdigit() else folder.name
+    name = f"{title}, step {restored.step:,}"
     return Subject(
         run.model,
         jax.device_get(restored.params),
