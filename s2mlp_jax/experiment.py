@@ -63,7 +63,9 @@ class Experiment:
     def with_seed(self, seed: int) -> "Experiment":
         """Returns the same experiment with another seed; what was compiled for it is shared."""
         config = config_lib.override(self.config, {"seed": seed})
-        return dataclasses.replace(self, config=config)
+        other = dataclasses.replace(self, config=config)
+        vars(other)["_shapes"] = self._shapes  # they do not depend on it, and take a while
+        return other
 
     def mfu(self, images_per_second: float) -> float | None:
         """Returns the model FLOPs utilisation, where the devices' dense bfloat16 peak is known."""
@@ -76,6 +78,10 @@ class Experiment:
 
     def abstract_state(self) -> TrainState:
         """Returns the shapes, dtypes and shardings of the state, without the state."""
+        return self._shapes
+
+    @functools.cached_property
+    def _shapes(self) -> TrainState:
         shapes = jax.eval_shape(self._draw, jax.random.key(0))
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(
@@ -95,6 +101,8 @@ class Experiment:
             "image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=cut),
             "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=cut),
         }
+        if self.config.data.on_corrupt == "skip":
+            batch["corrupt"] = jax.ShapeDtypeStruct((batch_size,), jnp.bool_, sharding=cut)
         key = jax.eval_shape(lambda: jax.random.key(self.config.seed))
         return (
             self.abstract_state(),

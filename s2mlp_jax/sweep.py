@@ -11,6 +11,7 @@ done; 75 stopped by a signal and saved.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import itertools
 import json
@@ -26,6 +27,7 @@ from absl import logging
 from s2mlp_jax import config as config_lib
 from s2mlp_jax import describe
 from s2mlp_jax import workdir as workdir_lib
+from s2mlp_jax.experiment import Experiment
 from s2mlp_jax.metrics import read_metrics, training_seconds
 from s2mlp_jax.progress import say
 from s2mlp_jax.sweep_runs import Sweep, SweepRun, open_sweep
@@ -67,22 +69,40 @@ def run_sweep(sweep: Sweep, workdir: str | pathlib.Path, vectorize: str = "auto"
             for group in _alike(left, workdir):
                 _train_group(start, group, measure=vectorize == "auto")
         left = [run for run in left if not _settled(run.folder(workdir))]
-        for _, runs in itertools.groupby(left, key=lambda run: run.setting):
-            _train_setting(start, list(runs))
+        settings = [list(runs) for _, runs in itertools.groupby(left, lambda run: run.setting)]
+        with concurrent.futures.ThreadPoolExecutor(1, "compile") as pool:
+            ahead = [pool.submit(_prepare, sweep, runs[0]) for runs in settings[:1]]
+            for i, runs in enumerate(settings):
+                prepared = ahead.pop()
+                ahead = [pool.submit(_prepare, sweep, runs[0]) for runs in settings[i + 1 : i + 2]]
+                _train_setting(start, runs, prepared)
     finally:
         start.note(time.perf_counter() - started)
     return [run for run in sweep.runs if (run.folder(workdir) / "failure.json").exists()]
 
 
-def _train_setting(start: "_Start", runs: Sequence[SweepRun]) -> None:
-    """Trains the seeds of one setting in turns; they share data and compiled programs."""
-    base = start.sweep.experiment(runs[0])
+_Prepared = tuple[Experiment, jax.stages.Wrapped]
+
+
+def _prepare(sweep: Sweep, run: SweepRun) -> _Prepared:
+    """Compiles the training step of a setting, while the one before it is trained."""
+    base = sweep.experiment(run)
     step = make_train_step(base.config, base.model, base.optimizer, base.schedule, base.layout)
+    with contextlib.suppress(Exception):  # the training meets it again, and records it
+        step.lower(*base.abstract_step_arguments()).compile()
+    return base, step
+
+
+def _train_setting(
+    start: "_Start", runs: Sequence[SweepRun], prepared: "concurrent.futures.Future[_Prepared]"
+) -> None:
+    """Trains the seeds of one setting in turns; they share data and compiled programs."""
     for run in runs:
         folder, began = start.folder(run), time.perf_counter()
         outcome: dict[str, float] | Exception
         try:
             with _log_to(folder / "log.txt"):
+                base, step = prepared.result()
                 outcome = train(base.with_seed(run.seed), folder, step)
         except Stopped as stopped:
             raise Stopped(f"{run.setting}, seed {run.seed}: {stopped}") from None
