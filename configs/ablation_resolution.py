@@ -32,7 +32,13 @@ def _size(scale: str, pixels: int) -> int:
 def sweep(scale: str = "digits") -> dict[str, dict[str, typing.Any]]:
     ablation.check_scale(scale)
     sizes = [_size(scale, pixels) for pixels in ROWS]
-    return {f"{size}px": {"data.image_size": size} for size in sizes}
+    settings: dict[str, dict[str, typing.Any]] = {
+        f"{size}px": {"data.image_size": size} for size in sizes
+    }
+    if scale == "cifar10":  # the crop's padding is in pixels, and is to be the same part of each
+        for size in sizes:
+            settings[f"{size}px"]["data.crop_padding"] = size // 8
+    return settings
 
 
 def table(scale: str = "digits") -> dict[str, typing.Any]:
@@ -40,4 +46,7 @@ def table(scale: str = "digits") -> dict[str, typing.Any]:
         "title": "Table 8: image size",
         "baseline": f"{_size(scale, 224)}px",
         "rows": {f"{_size(scale, pixels)}px": row for pixels, row in ROWS.items()},
+        "note": "The random crop is out of an image padded by one pixel at every size."
+        if scale == "digits"
+        else "",
     }

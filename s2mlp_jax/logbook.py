@@ -28,14 +28,17 @@ class Logbook:
 
     log: TrainLog
 
-    def __init__(self, run: Experiment, workdir: pathlib.Path) -> None:
+    def __init__(self, run: Experiment, workdir: pathlib.Path, together: int = 1) -> None:
         """Opens the folder; makes it if it is not there.
+
+        Args:
+          together: how many runs share the time, as one program.
 
         Raises:
           ValueError: if it belongs to a run of another config.
         """
         workdir_lib.check_config(workdir, run.config)
-        self.run, self.workdir = run, workdir
+        self.run, self.workdir, self._together = run, workdir, together
         self._primary = jax.process_index() == 0
         if self._primary:
             workdir_lib.write_config(workdir, run.config)
@@ -154,7 +157,7 @@ class Logbook:
         """Writes `result.json` of a finished run; returns its last evaluation."""
         last_eval = self.record["last_eval"]
         if self._primary:
-            result = describe.result(self.run, last_eval)
+            result = {**describe.result(self.run, last_eval), "together": self._together}
             workdir_lib.write_json(self.workdir / "result.json", result)
         return last_eval
 

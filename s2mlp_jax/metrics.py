@@ -57,11 +57,13 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, typing.Any]]:
     return [json.loads(line) for line in lines]
 
 
-def training_seconds(lines: Sequence[Mapping[str, typing.Any]], batch_size: int) -> float:
+def training_seconds(
+    lines: Sequence[Mapping[str, typing.Any]], batch_size: int, after_step: int = 0
+) -> float:
     """Returns the seconds of a run's training steps, without waiting for data, from its metrics."""
-    seconds, before = 0.0, 0
+    seconds, before = 0.0, after_step
     for line in lines:
-        if "train/images_per_second" in line:
+        if "train/images_per_second" in line and line["step"] > after_step:
             images = (line["step"] - before) * batch_size
             seconds += images / line["train/images_per_second"] - line["train/data_wait_seconds"]
             before = line["step"]

@@ -12,12 +12,15 @@ from jax.experimental import multihost_utils
 class StopRequest:
     """Remembers that the process was asked to stop; a second request stops it at once.
 
+    One within another tells the outer one too, and knows what that was asked before.
+
     With several processes jax's own service catches SIGTERM in any of them and makes all
     agree on the step, so that they save the same checkpoint.
     """
 
     def __init__(self) -> None:
         self._asked = False
+        self._outer: typing.Any = None
         self._previous: dict[int, typing.Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -25,6 +28,9 @@ class StopRequest:
         if jax.process_count() == 1 and main_thread:  # Python lets no other thread do this
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._handle)
+            self._outer = getattr(self._previous[signal.SIGTERM], "__self__", None)
+            if isinstance(self._outer, StopRequest):
+                self._asked = self._outer._asked
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -37,9 +43,10 @@ class StopRequest:
         return self._asked
 
     def _handle(self, number: int, frame: types.FrameType | None) -> None:
-        del number, frame
         self._asked = True
         self._restore()
+        if isinstance(self._outer, StopRequest):
+            self._outer._handle(number, frame)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -15,8 +15,10 @@ import concurrent.futures
 import contextlib
 import itertools
 import json
+import os
 import pathlib
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -25,11 +27,11 @@ import jax
 from absl import logging
 
 from s2mlp_jax import config as config_lib
-from s2mlp_jax import describe
 from s2mlp_jax import workdir as workdir_lib
 from s2mlp_jax.experiment import Experiment
-from s2mlp_jax.metrics import read_metrics, training_seconds
 from s2mlp_jax.progress import say
+from s2mlp_jax.signals import StopRequest
+from s2mlp_jax.sweep_log import Failure, SweepLog
 from s2mlp_jax.sweep_runs import Sweep, SweepRun, open_sweep
 from s2mlp_jax.together import shapes_key, speedup, train_together
 from s2mlp_jax.train import NonFiniteLossError, Stopped, make_train_step, train
@@ -47,7 +49,7 @@ def run_sweep(sweep: Sweep, workdir: str | pathlib.Path, vectorize: str = "auto"
       sweep: from `open_sweep`.
       workdir: gets a folder SETTING/SEED for each run, and `sweep.jsonl`.
       vectorize: "on" trains the runs whose arrays have the same shapes as one program, "off" all
-        in turns, "auto" as is quicker here: in turns on a CPU, elsewhere it is measured.
+        in turns; "auto" measures both on a single accelerator, and is "off" elsewhere.
 
     Returns:
       The runs that have failed.
@@ -56,50 +58,79 @@ def run_sweep(sweep: Sweep, workdir: str | pathlib.Path, vectorize: str = "auto"
       ValueError: the folder holds runs of another config; nothing is trained then.
       Stopped: the process was asked to stop, and the run at hand was saved.
     """
-    started, workdir = time.perf_counter(), pathlib.Path(workdir).absolute()
+    began, workdir = time.perf_counter(), pathlib.Path(workdir).absolute()
     for run in sweep.runs:
         workdir_lib.check_config(run.folder(workdir), run.config)
-    workdir.mkdir(parents=True, exist_ok=True)
     sweep.write_description(workdir)
-    left = [run for run in sweep.runs if not _settled(run.folder(workdir))]
+    left = runs_left(sweep, workdir)
     say(f"{len(sweep.runs)} runs, {len(sweep.runs) - len(left)} of them done before")
-    start = _Start(sweep, workdir, sum(run.cost for run in left))
+    book = SweepLog(sweep, workdir, left)
+    accelerator = jax.default_backend() != "cpu" and len(jax.devices()) == 1
     try:
-        if vectorize == "on" or (vectorize == "auto" and jax.default_backend() != "cpu"):
-            for group in _alike(left, workdir):
-                _train_group(start, group, measure=vectorize == "auto")
-        left = [run for run in left if not _settled(run.folder(workdir))]
-        settings = [list(runs) for _, runs in itertools.groupby(left, lambda run: run.setting)]
-        with concurrent.futures.ThreadPoolExecutor(1, "compile") as pool:
-            ahead = [pool.submit(_prepare, sweep, runs[0]) for runs in settings[:1]]
+        with StopRequest() as stop:
+            if vectorize == "on" or (vectorize == "auto" and accelerator):
+                for group in _alike(left, workdir):
+                    _check(stop, book)
+                    _train_group(book, group, measure=vectorize == "auto")
+            left = runs_left(sweep, workdir)
+            settings = [list(runs) for _, runs in itertools.groupby(left, lambda run: run.setting)]
+            ahead = [_prepare(sweep, runs[0]) for runs in settings[:1]]
             for i, runs in enumerate(settings):
                 prepared = ahead.pop()
-                ahead = [pool.submit(_prepare, sweep, runs[0]) for runs in settings[i + 1 : i + 2]]
-                _train_setting(start, runs, prepared)
+                ahead = [_prepare(sweep, runs[0]) for runs in settings[i + 1 : i + 2]]
+                _train_setting(book, runs, prepared, stop)
     finally:
-        start.note(time.perf_counter() - started)
+        book.close(time.perf_counter() - began)
     return [run for run in sweep.runs if (run.folder(workdir) / "failure.json").exists()]
+
+
+def runs_left(sweep: Sweep, workdir: pathlib.Path) -> list[SweepRun]:
+    """Returns the runs that are neither finished nor would fail again."""
+    return [run for run in sweep.runs if not _settled(run.folder(workdir))]
 
 
 _Prepared = tuple[Experiment, jax.stages.Wrapped]
 
 
-def _prepare(sweep: Sweep, run: SweepRun) -> _Prepared:
+def _prepare(sweep: Sweep, run: SweepRun) -> "concurrent.futures.Future[_Prepared]":
     """Compiles the training step of a setting, while the one before it is trained."""
-    base = sweep.experiment(run)
-    step = make_train_step(base.config, base.model, base.optimizer, base.schedule, base.layout)
-    with contextlib.suppress(Exception):  # the training meets it again, and records it
-        step.lower(*base.abstract_step_arguments()).compile()
-    return base, step
+    prepared: concurrent.futures.Future[_Prepared] = concurrent.futures.Future()
+
+    def work() -> None:
+        try:
+            base = sweep.experiment(run)
+            step = make_train_step(
+                base.config, base.model, base.optimizer, base.schedule, base.layout
+            )
+            if jax.default_backend() != "gpu":  # there it would take memory to try kernels in
+                with contextlib.suppress(Exception):  # the training meets it again
+                    step.lower(*base.abstract_step_arguments()).compile()
+            prepared.set_result((base, step))
+        except Exception as error:
+            prepared.set_exception(error)
+
+    # A daemon, not a pool: who is asked to stop must not have to wait for a compilation.
+    threading.Thread(target=work, name="compile", daemon=True).start()
+    return prepared
+
+
+def _check(stop: StopRequest, book: SweepLog) -> None:
+    """Stops between two runs, if that was asked for while none could take it."""
+    if stop.reached(0):
+        raise Stopped(f"Stopped after {book.runs} runs of this start, which are saved.")
 
 
 def _train_setting(
-    start: "_Start", runs: Sequence[SweepRun], prepared: "concurrent.futures.Future[_Prepared]"
+    book: SweepLog,
+    runs: Sequence[SweepRun],
+    prepared: "concurrent.futures.Future[_Prepared]",
+    stop: StopRequest,
 ) -> None:
     """Trains the seeds of one setting in turns; they share data and compiled programs."""
     for run in runs:
-        folder, began = start.folder(run), time.perf_counter()
-        outcome: dict[str, float] | Exception
+        _check(stop, book)
+        folder, began = book.folder(run), time.perf_counter()
+        outcome: dict[str, float] | Failure
         try:
             with _log_to(folder / "log.txt"):
                 base, step = prepared.result()
@@ -107,31 +138,36 @@ def _train_setting(
         except Stopped as stopped:
             raise Stopped(f"{run.setting}, seed {run.seed}: {stopped}") from None
         except Exception as error:  # whatever it is, the other runs may do
-            outcome = error
-        start.finished(run, outcome, time.perf_counter() - began)
+            outcome = Failure.of(error)  # not the error itself, which would keep the run's arrays
+        book.finished(run, outcome, time.perf_counter() - began)
 
 
-def _train_group(start: "_Start", runs: Sequence[SweepRun], measure: bool) -> None:
+def _train_group(book: SweepLog, runs: Sequence[SweepRun], measure: bool) -> None:
     """Trains runs as one program, if that is quicker; if it fails they are left for turns."""
-    one_device = jax.devices()[:1]
-    bases = {run.setting: start.sweep.experiment(run, one_device) for run in runs}
-    experiments = [bases[run.setting].with_seed(run.seed) for run in runs]
-    began = time.perf_counter()
+    began, failed = time.perf_counter(), ""
     try:
+        bases = {run.setting: run for run in reversed(runs)}
+        one_device = {
+            setting: book.sweep.experiment(run, jax.devices()[:1]) for setting, run in bases.items()
+        }
+        experiments = [one_device[run.setting].with_seed(run.seed) for run in runs]
         if measure and (ratio := speedup(experiments)) < 1:
             say(f"{len(runs)} runs in turns: together they would train {ratio:.2f} times as fast")
             return
         say(f"{len(runs)} runs together, as one program")
-        with _log_to(start.workdir / "log.txt"):
-            outcomes = train_together(experiments, [start.folder(run) for run in runs])
+        with _log_to(book.workdir / "log.txt"):
+            outcomes = train_together(experiments, [book.folder(run) for run in runs])
     except Stopped as stopped:
         raise Stopped(f"{len(runs)} runs together: {stopped}") from None
     except Exception as error:  # out of memory above all
-        say(f"Together they failed ({_first_line(error)}), so they are trained in turns.")
+        failed = Failure.of(error).first_line
+    if failed:
+        say(f"Together they failed ({failed}), so they are trained in turns.")
         return
     seconds = (time.perf_counter() - began) / len(runs)
     for run, outcome in zip(runs, outcomes, strict=True):
-        start.finished(run, outcome, seconds)
+        said = Failure.of(outcome) if isinstance(outcome, NonFiniteLossError) else outcome
+        book.finished(run, said, seconds, together=len(runs))
 
 
 def _alike(runs: Sequence[SweepRun], workdir: pathlib.Path) -> list[list[SweepRun]]:
@@ -157,72 +193,11 @@ def _log_to(path: pathlib.Path) -> Iterator[None]:
             raise
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
 def _settled(folder: pathlib.Path) -> bool:
     """True for a run that is finished, or that would only fail again."""
     failure = folder / "failure.json"
     nan = failure.exists() and json.loads(failure.read_text())["kind"] == "nan"
     return nan or (folder / "result.json").exists()
-
-
-class _Start:
-    """One start of a sweep: tells and records how each run went, and the time that is left."""
-
-    def __init__(self, sweep: Sweep, workdir: pathlib.Path, cost: int) -> None:
-        self.sweep, self.workdir = sweep, workdir
-        self._runs, self._training = 0, 0.0
-        self._left, self._done, self._seconds = cost, 0, 0.0
-
-    def folder(self, run: SweepRun) -> pathlib.Path:
-        """Returns a run's folder, which is there, and without an earlier failure."""
-        folder = run.folder(self.workdir)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "failure.json").unlink(missing_ok=True)
-        return folder
-
-    def finished(
-        self, run: SweepRun, outcome: dict[str, float] | Exception, seconds: float
-    ) -> None:
-        """Takes a run's last evaluation, or why it failed."""
-        folder = run.folder(self.workdir)
-        if isinstance(outcome, Exception):
-            kind = "nan" if isinstance(outcome, NonFiniteLossError) else "error"
-            error = str(outcome) or type(outcome).__name__
-            workdir_lib.write_json(
-                folder / "failure.json",
-                {"kind": kind, "error": error, "setting": run.setting, "seed": run.seed},
-            )
-            figures = f"FAILED: {_first_line(outcome)} ({folder / 'log.txt'})"
-        else:
-            figures = describe.eval_figures(outcome)
-        lines = read_metrics(folder / "metrics.jsonl")
-        self._training += training_seconds(lines, run.config.train.batch_size)
-        self._runs, self._seconds = self._runs + 1, self._seconds + seconds
-        self._left, self._done = self._left - run.cost, self._done + run.cost
-        left = self._left * self._seconds / self._done  # at the rate of all until now
-        number = 1 + self.sweep.runs.index(run)
-        say(
-            f"[{number}/{len(self.sweep.runs)}] {run.setting}, seed {run.seed}: {figures}  "
-            f"in {seconds:.1f} s, {_duration(left)} left"
-        )
-
-    def note(self, seconds: float) -> None:
-        """Adds a line on this start to `starts.jsonl`."""
-        line = {
-            **workdir_lib.environment(),
-            "runs": self._runs,
-            "seconds": seconds,
-            "training_seconds": self._training,
-        }
-        with (self.workdir / "starts.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -259,7 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shard=flags.shard,
         )
         if flags.list:
-            for line in sweep.describe():
+            left = runs_left(sweep, pathlib.Path(flags.workdir))
+            for line in sweep.describe(left):
                 say(line)
             return 0
         failed = run_sweep(sweep, flags.workdir, flags.vectorize)
@@ -278,4 +254,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code == EXIT_STOPPED:  # at once: an ordinary exit would wait for what is being compiled
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -13,6 +13,7 @@ import ml_collections
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.data.sources import Split
 from s2mlp_jax.experiment import Experiment, create_experiment, open_data
+from s2mlp_jax.metrics import read_metrics
 from s2mlp_jax.workdir import write_text
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.,+=-]*")
@@ -42,6 +43,7 @@ class Sweep:
 
     Attributes:
       settings: name -> the fields in which it differs, all of the config's.
+      shard: which part of the whole these runs are, "0/1".
       table: what a report sets beside the figures; see `configs/ablation.py`.
     """
 
@@ -49,6 +51,7 @@ class Sweep:
     settings: Mapping[str, Mapping[str, typing.Any]]
     table: Mapping[str, typing.Any]
     runs: Sequence[SweepRun]
+    shard: str
     _experiments: Mapping[str, Experiment]
     _data: "_Data"
 
@@ -56,30 +59,42 @@ class Sweep:
         """Returns what trains a run, on all devices by default; the data are read once for all."""
         return create_experiment(run.config, devices, splits=self._data.open(run.config))
 
-    def describe(self) -> Iterator[str]:
-        """Yields a table of the settings with their cost, and a line on the whole."""
+    def describe(self, runs: Sequence[SweepRun]) -> Iterator[str]:
+        """Yields a table of the settings of some runs with their cost, and a line on the whole."""
         yield f"{'setting':<20}{'parameters':>14}{'MACs an image':>18}{'steps':>10}{'seeds':>7}"
         for name, one in self._experiments.items():
-            seeds = sum(run.setting == name for run in self.runs)
+            seeds = sum(run.setting == name for run in runs)
             if seeds:
                 yield (
                     f"{name:<20}{one.parameters:>14,}{one.macs_per_image:>18,}"
                     f"{one.total_steps:>10,}{seeds:>7}"
                 )
-        total = sum(run.cost for run in self.runs)
+        total = sum(run.cost for run in runs)
         yield (
-            f"{len(self.runs)} runs; their training steps take {6 * total:.3g} floating-point "
+            f"{len(runs)} runs; their training steps take {6 * total:.3g} floating-point "
             "operations (forward 2 a multiply-accumulate, backward twice as much)"
         )
 
     def write_description(self, workdir: pathlib.Path) -> None:
-        """Writes `sweep.jsonl`: a line on the sweep, then one for each setting."""
+        """Writes `sweep.jsonl`: a line on the sweep, then one for each setting.
+
+        Raises:
+          ValueError: if the folder is that of another sweep.
+        """
+        path = workdir / "sweep.jsonl"
+        for line in read_metrics(path)[:1]:
+            if pathlib.Path(line["config"]).name != pathlib.Path(self.config_path).name:
+                raise ValueError(
+                    f"{workdir} belongs to the sweep {line['config']}; take another --workdir "
+                    f"for {self.config_path}."
+                )
+        workdir.mkdir(parents=True, exist_ok=True)
         head = {name: value for name, value in self.table.items() if name != "rows"}
         lines: list[Mapping[str, typing.Any]] = [{"config": self.config_path, **head}]
         for name, overrides in self.settings.items():
             paper = self.table.get("rows", {}).get(name)
             lines.append({"setting": name, "overrides": dict(overrides), "paper": paper})
-        write_text(workdir / "sweep.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 class _Data:
@@ -151,7 +166,8 @@ def open_sweep(
         cost = one.total_steps * one.config.train.batch_size * one.macs_per_image
         for seed in range(seeds):
             runs.append(SweepRun(name, seed, one.with_seed(seed).config, cost))
-    return Sweep(config_path, settings, table, _share(runs, part, parts), experiments, data)
+    share = _share(runs, part, parts)
+    return Sweep(config_path, settings, table, share, shard, experiments, data)
 
 
 def _check_settings(

@@ -17,13 +17,20 @@ import ml_collections
 import numpy as np
 
 from s2mlp_jax import config as config_lib
+from s2mlp_jax.datawait import DataWait
 from s2mlp_jax.experiment import Experiment
 from s2mlp_jax.logbook import Logbook
 from s2mlp_jax.models.backbone import shift_variables
 from s2mlp_jax.progress import Progress
 from s2mlp_jax.signals import StopRequest
 from s2mlp_jax.state import TrainState
-from s2mlp_jax.train import Metrics, StepFunction, Stopped, make_step_function
+from s2mlp_jax.train import (
+    Metrics,
+    StepFunction,
+    Stopped,
+    make_step_function,
+    make_train_step,
+)
 from s2mlp_jax.trainlog import NonFiniteLossError
 
 _STEPS_TIMED = 10
@@ -72,7 +79,7 @@ def train_together(
     """Trains runs that `shapes_key` says are alike, to the end, each in its own folder.
 
     Each folder is as `train` leaves it, and goes on as `train` would; a run's numbers are those
-    of a run by itself to float32 rounding, not bit for bit.
+    of a run by itself to the rounding of its dtype, not bit for bit.
 
     Args:
       runs: with a layout of one device.
@@ -85,7 +92,7 @@ def train_together(
       ValueError: a workdir of another run; runs that were left at different steps.
       Stopped: the process was asked to stop, and all were saved.
     """
-    books = [Logbook(run, folder) for run, folder in zip(runs, workdirs, strict=True)]
+    books = [Logbook(run, folder, len(runs)) for run, folder in zip(runs, workdirs, strict=True)]
     try:
         return _train(runs, books)
     finally:
@@ -136,13 +143,14 @@ def _train(
 
         each_going_on(log_one)
 
-    progress = Progress(total_steps, start_step)
+    progress, waiting = Progress(total_steps, start_step), DataWait()
     for book in books:
-        book.start(progress, waited=lambda: 0.0)
+        book.start(progress, waited=lambda: waiting.seconds)
     before: Metrics | None = None
-    with StopRequest() as stop:
+    with StopRequest() as stop, waiting:
         for step in range(start_step + 1, total_steps + 1):
             stacked, metrics = step_all(stacked, streams, keys)
+            waiting.step_given(metrics["loss"])
             if before is not None:
                 log(step - 1, before)  # a step late, while the device is busy with this one
             before = metrics
@@ -157,45 +165,49 @@ def _train(
             if step == total_steps or len(failed) == len(runs):
                 break
             if stopping:
+                progress.close()
                 raise Stopped(f"Stopped at step {step} of {total_steps}, which is saved.")
-            streams = next_streams()
+            streams = waiting.take(next_streams)
     progress.close()
     return [failed[i] if i in failed else book.write_result() for i, book in enumerate(books)]
 
 
 def speedup(runs: Sequence[Experiment]) -> float:
-    """Measures how many times faster these runs train together than taking turns.
+    """Measures how many times faster these runs train together than taking turns."""
+    timed = timed_steps(runs)
+    for measure in timed.values():
+        measure()  # compiles
+    seconds = {name: min(measure() for _ in range(2)) for name, measure in timed.items()}
+    return seconds["in turns"] / seconds["together"]
 
-    Some steps of both are timed after they are compiled; data are left out, as runs of one seed
-    share them anyway.
+
+def timed_steps(runs: Sequence[Experiment]) -> dict[str, Callable[[], float]]:
+    """Returns what measures the seconds of a training step of all runs: in turns, and together.
+
+    In turns it is the first run's, times the number of runs. Data are on the device already.
     """
     first = runs[0]
     batch = jax.device_put(next(first.train_batches(0)))
-    step = jax.jit(
-        make_step_function(
-            first.config, first.model, first.optimizer, first.schedule, first.layout
-        ),
-        donate_argnums=0,
-    )
-    alone = _seconds(step, first.draw_state(), batch, first.key)
-    streams = len({run.config.seed for run in runs})
-    together = _seconds(
-        make_stacked_step(runs),
-        _stack([run.draw_state() for run in runs]),
-        jax.tree.map(lambda x: jnp.stack([x] * streams), batch),
-        jnp.stack([run.key for run in runs]),
-    )
-    return len(runs) * alone / together
+    step = make_train_step(first.config, first.model, first.optimizer, first.schedule, first.layout)
+    stacked_step, streams = make_stacked_step(runs), len({run.config.seed for run in runs})
+    states = {
+        "in turns": first.draw_state(),
+        "together": _stack([run.draw_state() for run in runs]),
+    }
+    batches = jax.tree.map(lambda x: jnp.stack([x] * streams), batch)
+    keys = jnp.stack([run.key for run in runs])
 
+    def measure(name: str, step: typing.Any, count: int, *inputs: typing.Any) -> float:
+        started = time.perf_counter()
+        for _ in range(_STEPS_TIMED):
+            states[name], _ = step(states[name], *inputs)
+        jax.block_until_ready(states[name])
+        return count * (time.perf_counter() - started) / _STEPS_TIMED
 
-def _seconds(step: typing.Any, state: typing.Any, batch: typing.Any, key: typing.Any) -> float:
-    state, _ = step(state, batch, key)  # compiles
-    jax.block_until_ready(state)
-    started = time.perf_counter()
-    for _ in range(_STEPS_TIMED):
-        state, _ = step(state, batch, key)
-    jax.block_until_ready(state)
-    return time.perf_counter() - started
+    return {
+        "in turns": lambda: measure("in turns", step, len(runs), batch, first.key),
+        "together": lambda: measure("together", stacked_step, 1, batches, keys),
+    }
 
 
 def _stack(trees: Sequence[typing.Any]) -> typing.Any:

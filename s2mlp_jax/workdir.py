@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import typing
+import uuid
 from collections.abc import Mapping
 
 import jax
@@ -169,7 +170,8 @@ def _processor() -> str:
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
+    # A name of its own: the shards of a sweep write the same file, and not always on one machine.
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     with temporary.open("w") as file:
         file.write(text)
         file.flush()

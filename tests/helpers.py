@@ -47,7 +47,7 @@ def read_lines(workdir: pathlib.Path) -> list[dict]:
     """Returns the metrics of a run, less what depends on the clock."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
-        for clock in ("images_per_second", "data_wait", "data_wait_seconds"):
+        for clock in ("images_per_second", "data_wait", "data_wait_seconds", "mfu"):
             line.pop(f"train/{clock}", None)
     return lines
 

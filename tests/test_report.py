@@ -95,9 +95,9 @@ def write_run(folder: pathlib.Path, seed: int, value: float | str | None) -> Non
         result = {
             "model": "s2mlp_tiny",
             "seed": seed,
-            "train_data": "digits train",
+            "train_data": "digits/1.0.0 train",
             "train_images": 80,
-            "eval_data": "digits test",
+            "eval_data": "digits/1.0.0 test",
             "image_size": 8,
             "parameters": 1000 * len(folder.parent.name),
             "macs": 20000,

@@ -1,5 +1,6 @@
 """Sweeps: equal to separate runs, interrupted and continued; and failures that stop nothing."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -94,6 +95,7 @@ def test_interrupted_and_continued(
     ]
     assert [line["runs"] for line in starts] == [1, 1]
     assert all(0 < line["training_seconds"] < line["seconds"] for line in starts)
+    assert list((tmp_path / "sweep").glob("*.tmp")) == []
 
     config = load_config(SHIFT, {**TINY, "model.shift": "e"})
     train_lib.train_and_evaluate(config, tmp_path / "whole")
@@ -139,6 +141,38 @@ def test_a_failure_is_recorded_and_stops_nothing(
     assert ran[3:] == ["memory"]
     assert (tmp_path / "w/memory/0/result.json").exists()
     assert not (tmp_path / "w/memory/0/failure.json").exists()
+
+
+def test_a_stop_between_two_runs_is_not_lost(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM in the last evaluation of the first run: it is finished, the second not begun."""
+    evaluate = Experiment.evaluate
+
+    def kill_at_the_end(run: Experiment, state: typing.Any) -> dict[str, float]:
+        if int(state.step) == run.total_steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(run, state)
+
+    monkeypatch.setattr(Experiment, "evaluate", kill_at_the_end)
+    before = signal.getsignal(signal.SIGTERM)
+    sweep = open_sweep(SHIFT, TINY, only="a,e")
+    with pytest.raises(sweep_lib.Stopped, match="Stopped after 1 runs of this start"):
+        sweep_lib.run_sweep(sweep, tmp_path)
+    assert (tmp_path / "a/0/result.json").exists()
+    assert not (tmp_path / "e").exists()
+    assert [run.setting for run in sweep_lib.runs_left(sweep, tmp_path)] == ["e"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_shards_that_start_together_write_one_description(tmp_path: pathlib.Path) -> None:
+    sweep = open_sweep(SHIFT, TINY, only="a")
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for written in [pool.submit(sweep.write_description, tmp_path) for _ in range(80)]:
+            written.result()
+    lines = (tmp_path / "sweep.jsonl").read_text().splitlines()
+    assert [json.loads(line).get("setting") for line in lines] == [None, *sweep.settings]
+    assert [path.name for path in tmp_path.iterdir()] == ["sweep.jsonl"]
 
 
 def test_shards_are_a_partition_of_about_equal_cost() -> None:
@@ -199,7 +233,11 @@ def test_a_folder_of_another_sweep_is_refused_before_anything_is_trained(
     with pytest.raises(ValueError, match="belongs to a run of another config(.|\n)*train.steps"):
         sweep_lib.run_sweep(open_sweep(SHIFT, TINY, only="a,e"), tmp_path)
     assert not (tmp_path / "a").exists()
+    border = open_sweep(str(ROOT / "configs/ablation_border.py"), TINY, only="zero")
+    with pytest.raises(ValueError, match="belongs to the sweep .*ablation_shift.py; take another"):
+        sweep_lib.run_sweep(border, tmp_path)
     assert (tmp_path / "sweep.jsonl").read_text() == before
+    assert not (tmp_path / "zero").exists()
 
 
 def test_list_says_what_would_run_and_its_cost(

@@ -61,6 +61,8 @@ def test_together_equals_in_turns(tmp_path: pathlib.Path, capfd: pytest.CaptureF
         assert sorted(p.name for p in one.iterdir()) == sorted(
             p.name for p in other.iterdir() if p.name != "log.txt"
         )
+        result, expected = (json.loads((f / "result.json").read_text()) for f in (one, other))
+        assert (result["together"], expected["together"]) == (6, 1)
         ours, theirs = read_lines(one), read_lines(other)
         assert [line.keys() for line in ours] == [line.keys() for line in theirs]
         for line, expected in zip(ours, theirs, strict=True):
@@ -147,6 +149,10 @@ def test_auto_is_off_on_a_cpu_and_measured_elsewhere(
     sweep_lib.run_sweep(sweep, tmp_path / "cpu")
     assert "together" not in capfd.readouterr().out
     monkeypatch.setattr(sweep_lib.jax, "default_backend", lambda: "tpu")
+    sweep_lib.run_sweep(sweep, tmp_path / "eight")  # in turns they use all devices
+    assert "together" not in capfd.readouterr().out
+    devices = jax.devices()[:1]
+    monkeypatch.setattr(sweep_lib.jax, "devices", lambda: devices)
     for ratio, said in ((0.5, "2 runs in turns: .* 0.50 times"), (2.0, "2 runs together")):
         monkeypatch.setattr(sweep_lib, "speedup", lambda runs, ratio=ratio: ratio)
         sweep_lib.run_sweep(sweep, tmp_path / str(ratio))

@@ -47,8 +47,18 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """The time of its training steps."""
-        return training_seconds(self.lines, self.result["batch_size"]) if self.result else 0.0
+        """The time of its training steps; its share, if it was trained together with others."""
+        if not self.result:
+            return 0.0
+        whole = training_seconds(self.lines, self.result["batch_size"])
+        return whole / self.result.get("together", 1)
+
+    @property
+    def started(self) -> str:
+        """When its first start was, and how often it was resumed."""
+        earlier = self.environment.get("earlier", [])
+        first = (earlier or [self.environment])[0].get("time", "")
+        return first + (f", resumed {len(earlier)} x" if earlier else "")
 
     def curve(self, name: str) -> list[tuple[float, float]]:
         """Returns (epoch, value) wherever the metrics have a figure, such as "train/loss"."""

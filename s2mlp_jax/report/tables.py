@@ -184,8 +184,9 @@ def runs_table(study: Study, provenance: Provenance) -> Table:
                 f"{run.seconds:.1f} s",
             ]
         status = run.status + (f": {run.error.splitlines()[0]}" if run.error else "")
-        started = run.environment.get("time", "")
-        rows.append([run.setting, str(run.seed), status, *figures, started, provenance.number(run)])
+        rows.append(
+            [run.setting, str(run.seed), status, *figures, run.started, provenance.number(run)]
+        )
     return Table(head, rows)
 
 
@@ -230,7 +231,7 @@ def runs_records(study: Study) -> list[dict[str, typing.Any]]:
             "images": run.figure("count") if done else None,
             "steps": run.result.get("steps"),
             "training_seconds": round(run.seconds, 2) if done else None,
-            "started": environment.get("time"),
+            "started": run.started,
         }
         record.update(_provenance(environment) if environment else {})
         record["error"] = run.error

@@ -131,7 +131,8 @@ def token_gradients(
     depth, dim, patch = model.variant.depth, model.variant.dim, model.variant.patch_size
     center = images.shape[1] // patch // 2, images.shape[2] // patch // 2
     weights = np.random.default_rng(seed).normal(size=dim)
-    with jax.enable_x64(True):
+    # On a CPU: other devices have no float64, or one with the exponents of float32.
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         params, images = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (params, images))
         exact = model.clone(dtype=jnp.float64)
 
