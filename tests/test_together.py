@@ -28,6 +28,8 @@ from s2mlp_jax.sweep_runs import open_sweep
 from tests.helpers import ROOT, TINY, read_lines, read_state
 
 SHIFT = str(ROOT / "configs/ablation_shift.py")
+FEW_SAVES = {**TINY, "checkpoint.every_epochs": 0.08}
+SHORT = {**FEW_SAVES, "train.steps": 4}
 
 
 @pytest.mark.parametrize("border", BORDERS)
@@ -51,10 +53,10 @@ def test_a_model_takes_its_pattern_as_data() -> None:
 
 
 def test_together_equals_in_turns(tmp_path: pathlib.Path, capfd: pytest.CaptureFixture) -> None:
-    """Patterns and seeds in one program; every line and every array of six runs."""
-    sweep = open_sweep(SHIFT, TINY, seeds=2, only="a,b,none")
+    """Patterns and seeds in one program; every line and every array of four runs."""
+    sweep = open_sweep(SHIFT, FEW_SAVES, seeds=2, only="b,none")
     assert sweep_lib.run_sweep(sweep, tmp_path / "together", "on") == []
-    assert "6 runs together, as one program" in capfd.readouterr().out
+    assert "4 runs together, as one program" in capfd.readouterr().out
     assert sweep_lib.run_sweep(sweep, tmp_path / "turns", "off") == []
     for run in sweep.runs:
         one, other = (run.folder(tmp_path / name) for name in ("together", "turns"))
@@ -62,7 +64,7 @@ def test_together_equals_in_turns(tmp_path: pathlib.Path, capfd: pytest.CaptureF
             p.name for p in other.iterdir() if p.name != "log.txt"
         )
         result, expected = (json.loads((f / "result.json").read_text()) for f in (one, other))
-        assert (result["together"], expected["together"]) == (6, 1)
+        assert (result["together"], expected["together"]) == (4, 1)
         ours, theirs = read_lines(one), read_lines(other)
         assert [line.keys() for line in ours] == [line.keys() for line in theirs]
         for line, expected in zip(ours, theirs, strict=True):
@@ -78,12 +80,12 @@ def test_together_equals_in_turns(tmp_path: pathlib.Path, capfd: pytest.CaptureF
         json.loads((run.folder(tmp_path / "together") / "result.json").read_text())
         for run in sweep.runs
     ]
-    assert [result["seed"] for result in results] == [0, 1] * 3
-    assert len({result["evaluation"]["eval/loss"] for result in results}) == 6
+    assert [result["seed"] for result in results] == [0, 1] * 2
+    assert len({result["evaluation"]["eval/loss"] for result in results}) == 4
 
 
 def test_interrupted_and_continued(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sweep = open_sweep(SHIFT, TINY, seeds=2, only="e")
+    sweep = open_sweep(SHIFT, FEW_SAVES, seeds=2, only="e")
     sweep_lib.run_sweep(sweep, tmp_path / "whole", "on")
     evaluate = Experiment.evaluate
 
@@ -106,7 +108,7 @@ def test_interrupted_and_continued(tmp_path: pathlib.Path, monkeypatch: pytest.M
 def test_one_that_fails_leaves_the_others(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
-    sweep = open_sweep(SHIFT, TINY, seeds=3, only="a")
+    sweep = open_sweep(SHIFT, SHORT, seeds=3, only="a")
     draw = Experiment.draw_state
 
     def draw_one_bad(run: Experiment) -> typing.Any:
@@ -135,7 +137,7 @@ def test_what_cannot_be_one_program_is_trained_in_turns(
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nmore")
 
     monkeypatch.setattr(sweep_lib, "train_together", too_much)
-    sweep = open_sweep(SHIFT, TINY, seeds=2, only="a")
+    sweep = open_sweep(SHIFT, SHORT, seeds=2, only="a")
     assert sweep_lib.run_sweep(sweep, tmp_path, "on") == []
     output = capfd.readouterr().out
     assert "Together they failed (RESOURCE_EXHAUSTED: out of memory), so they are" in output
@@ -145,7 +147,7 @@ def test_what_cannot_be_one_program_is_trained_in_turns(
 def test_auto_is_off_on_a_cpu_and_measured_elsewhere(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
-    sweep = open_sweep(SHIFT, TINY, seeds=2, only="a")
+    sweep = open_sweep(SHIFT, SHORT, seeds=2, only="a")
     sweep_lib.run_sweep(sweep, tmp_path / "cpu")
     assert "together" not in capfd.readouterr().out
     monkeypatch.setattr(sweep_lib.jax, "default_backend", lambda: "tpu")
@@ -160,7 +162,7 @@ def test_auto_is_off_on_a_cpu_and_measured_elsewhere(
 
 
 def test_speedup_is_a_ratio_of_the_same_work() -> None:
-    sweep = open_sweep(SHIFT, TINY, seeds=2, only="a")
+    sweep = open_sweep(SHIFT, SHORT, seeds=2, only="a")
     base = sweep.experiment(sweep.runs[0], jax.devices()[:1])
     ratio = together.speedup([base.with_seed(0), base.with_seed(1)])
     assert 0.05 < ratio < 20
