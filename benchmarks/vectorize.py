@@ -32,7 +32,7 @@ def main() -> None:
         figures = common.alternate(timed_steps(runs), args.rounds, warmup=1)
         rows.append(
             [
-                f"{len(sweep.runs) // seeds} patterns x {seeds} seeds",
+                f"{seeds} seeds of {len(sweep.runs) // seeds} pattern(s)",
                 str(len(runs)),
                 common.milliseconds(figures["in turns"]),
                 common.milliseconds(figures["together"]),
