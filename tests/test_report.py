@@ -146,6 +146,9 @@ def test_differences_are_paired_by_seed(sweep: pathlib.Path) -> None:
     assert wide is not None
     assert wide.pairs == 2  # of the third seed one run failed
     assert wide.mean == pytest.approx(1.5)
+    back = paired_difference(study.done("base"), study.done("wide|<b>"))
+    assert back is not None
+    assert (back.pairs, back.mean) == (2, pytest.approx(-1.5))
     assert paired_difference(study.done("odd"), study.done("base")) is None
 
 
