@@ -53,7 +53,7 @@ def get_config(scale: str = "digits") -> ml_collections.ConfigDict:
         config = common.get_config("s2mlp_wide")
         config.data.name = "imagenet100"
         config.eval.every_epochs = 10.0
-    config.checkpoint.every_epochs = config.train.epochs / 6
+    config.checkpoint.every_epochs = 5.0
     config.checkpoint.keep = 1
     config.log.tensorboard = False
     return config

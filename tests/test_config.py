@@ -15,14 +15,26 @@ from s2mlp_jax.config import load_config
 from s2mlp_jax.optim import decay_mask
 from tests.helpers import ROOT, tiny_config
 
-CONFIGS = sorted(p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "common")
+# Name of the golden text -> config. The ablations share one recipe at each scale.
+CONFIGS = {
+    p.stem: f"configs/{p.name}"
+    for p in (ROOT / "configs").glob("*.py")
+    if p.stem != "common" and not p.stem.startswith("ablation")
+} | {
+    f"ablation_{s}": f"configs/ablation_shift.py:{s}" for s in ("digits", "cifar10", "imagenet100")
+}
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-CLASSES = {"imagenet2012": (1000, 3), "digits": (10, 1), "cifar10": (10, 3)}
+CLASSES = {
+    "imagenet2012": (1000, 3),
+    "imagenet100": (100, 3),
+    "digits": (10, 1),
+    "cifar10": (10, 3),
+}
 
 
 def golden_text(name: str) -> str:
     """Every field of a config, and every parameter with shape and decay, blocks folded."""
-    config = load_config(str(ROOT / f"configs/{name}.py"))
+    config = load_config(str(ROOT / CONFIGS[name]))
     lines = [
         f"{field} = {value!r}" for field, value in config_lib.flatten(config.to_dict()).items()
     ]
@@ -55,7 +67,7 @@ def test_golden_text(name: str) -> None:
 
 
 def test_no_golden_text_without_config() -> None:
-    assert sorted(path.stem for path in GOLDEN.glob("*.txt")) == CONFIGS
+    assert sorted(path.stem for path in GOLDEN.glob("*.txt")) == sorted(CONFIGS)
 
 
 def test_every_field_of_the_recipe_has_its_source() -> None:

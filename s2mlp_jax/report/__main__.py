@@ -7,6 +7,7 @@ report.html (one file, to be sent around), settings.csv, runs.csv and the plots 
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 
@@ -28,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    print((folder / "report.md").read_text().split("<details>")[0].strip())
+    text = (folder / "report.md").read_text().partition("## What was run")[0]
+    print(re.sub(r"<details>.*?</details>\n\n|!\[.*?\)\n\n", "", text, flags=re.DOTALL).strip())
     print(f"\nWrote {folder}/report.html, report.md, settings.csv, runs.csv and the plots.")
     return 0
 
