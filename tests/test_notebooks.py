@@ -64,5 +64,10 @@ def test_badge_opens_this_notebook_and_the_first_cell_installs_and_checks(
     assert badge
     assert badge[2] == f"notebooks/{path.name}"
     assert f"https://github.com/{badge[1]}" in setup
-    for part in ("pip install", "requirements.txt", "sys.version_info >= (3, 11)", "jax.devices()"):
+    for part in (
+        '"pip", "install"',
+        "requirements.txt",
+        "sys.version_info >= (3, 11)",
+        "jax.devices()",
+    ):
         assert part in setup
