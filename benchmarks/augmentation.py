@@ -34,7 +34,7 @@ def take_steps(config: ml_collections.ConfigDict) -> Callable[[], float]:
     """Returns a measurement of the config's training step, on a fixed batch."""
     run = create_experiment(config)
     batch = parallel.shard_batch(run.layout, next(run.train_batches(0)))
-    step = make_train_step(config, run.model, run.optimizer, run.schedule, run.layout)
+    step = make_train_step(run)
     state = run.draw_state()
 
     def take_step() -> dict[str, jax.Array]:

@@ -27,7 +27,7 @@ def measure(model: str, dtype: str, batch_size: int) -> tuple[float, float, int]
     config = config_lib.load_config(common.config_file(model), overrides)
     run = create_experiment(config)
     arguments = run.abstract_step_arguments()
-    step = make_train_step(config, run.model, run.optimizer, run.schedule, run.layout)
+    step = make_train_step(run)
     jax.clear_caches()  # the abstract state, too, was traced through the model
     start = time.perf_counter()
     lowered = step.lower(*arguments)

@@ -86,7 +86,7 @@ def bare_step(config: ml_collections.ConfigDict) -> Callable[[], float]:
     """Compiles the step; returns a measurement of its images per second on a fixed batch."""
     run = create_experiment(config)
     batch = parallel.shard_batch(run.layout, next(run.train_batches(0)))
-    step = make_train_step(config, run.model, run.optimizer, run.schedule, run.layout)
+    step = make_train_step(run)
     compiled = step.lower(run.abstract_state(), batch, run.key).compile()
     warmup = config.log.every_steps
     steps = config.train.steps - warmup

@@ -25,10 +25,7 @@ def main() -> None:
     rows = []
     for settings, seeds in GROUPS:
         sweep = open_sweep(config, {"data.data_dir": args.data_dir}, seeds, settings)
-        bases = {
-            run.setting: sweep.experiment(run, jax.devices()[:1]) for run in reversed(sweep.runs)
-        }
-        runs = [bases[run.setting].with_seed(run.seed) for run in sweep.runs]
+        runs = sweep.experiments(sweep.runs, jax.devices()[:1])
         figures = common.alternate(timed_steps(runs), args.rounds, warmup=1)
         rows.append(
             [

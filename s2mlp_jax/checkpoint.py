@@ -171,6 +171,12 @@ class Checkpoints:
             )
 
 
+def last_saved_step(workdir: pathlib.Path) -> int:
+    """Returns the step of a run's last checkpoint, 0 for none; without opening any."""
+    names = [path.name for path in (workdir / "checkpoints").glob("*")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
 class _OtherModelError(ValueError):
     pass
 

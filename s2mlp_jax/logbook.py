@@ -12,7 +12,7 @@ from s2mlp_jax import describe
 from s2mlp_jax import workdir as workdir_lib
 from s2mlp_jax.checkpoint import Checkpoints
 from s2mlp_jax.experiment import Experiment
-from s2mlp_jax.metrics import MetricsWriter
+from s2mlp_jax.metrics import MetricsWriter, judged_by
 from s2mlp_jax.progress import Progress
 from s2mlp_jax.state import TrainState
 from s2mlp_jax.trainlog import NonFiniteLossError, TrainLog
@@ -110,7 +110,8 @@ class Logbook:
             score = None
             if evaluating:
                 self.record["last_eval"] = self.run.evaluate(state())
-                score = _score(self.record["last_eval"])
+                last_eval = self.record["last_eval"]
+                score = last_eval[f"{judged_by(last_eval)}/accuracy_top1"]
                 if self._writer:
                     self._writer.write(step, self.record["last_eval"])
                 self._progress.tell(step, describe.eval_figures(self.record["last_eval"]))
@@ -160,9 +161,3 @@ class Logbook:
             result = {**describe.result(self.run, last_eval), "together": self._together}
             workdir_lib.write_json(self.workdir / "result.json", result)
         return last_eval
-
-
-def _score(evaluation: dict[str, float]) -> float:
-    """The figure of the best checkpoint: the averaged parameters' accuracy, if there are any."""
-    prefix = "eval_ema" if "eval_ema/accuracy_top1" in evaluation else "eval"
-    return evaluation[f"{prefix}/accuracy_top1"]

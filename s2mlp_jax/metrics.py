@@ -57,6 +57,15 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, typing.Any]]:
     return [json.loads(line) for line in lines]
 
 
+def judged_by(evaluation: Mapping[str, typing.Any]) -> str:
+    """Returns the prefix of the figures that count: of the averaged parameters, if they are there.
+
+    Args:
+      evaluation: as `evaluate` returns it, "eval/count": ...
+    """
+    return "eval_ema" if "eval_ema/count" in evaluation else "eval"
+
+
 def training_seconds(
     lines: Sequence[Mapping[str, typing.Any]], batch_size: int, after_step: int = 0
 ) -> float:

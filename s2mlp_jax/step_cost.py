@@ -60,7 +60,7 @@ class CompiledStep:
 def compile_step(run: Experiment) -> CompiledStep:
     """Compiles a run's training step from shapes alone: no image and no weight is drawn."""
     start = time.perf_counter()
-    jitted = make_train_step(run.config, run.model, run.optimizer, run.schedule, run.layout)
+    jitted = make_train_step(run)
     arguments = run.abstract_step_arguments()
     try:
         compiled = jitted.lower(*arguments).compile()
@@ -143,7 +143,7 @@ def _with_batch(run: Experiment, batch_size: int) -> Experiment:
 
 
 def _step_seconds(run: Experiment) -> float:
-    step = make_train_step(run.config, run.model, run.optimizer, run.schedule, run.layout)
+    step = make_train_step(run)
     batch = parallel.shard_batch(run.layout, _noise(run, run.config.train.batch_size))
     state = run.draw_state()
 

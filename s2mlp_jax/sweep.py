@@ -14,7 +14,6 @@ import argparse
 import concurrent.futures
 import contextlib
 import itertools
-import json
 import os
 import pathlib
 import sys
@@ -28,10 +27,11 @@ from absl import logging
 
 from s2mlp_jax import config as config_lib
 from s2mlp_jax import workdir as workdir_lib
+from s2mlp_jax.checkpoint import last_saved_step
 from s2mlp_jax.experiment import Experiment
 from s2mlp_jax.progress import say
 from s2mlp_jax.signals import StopRequest
-from s2mlp_jax.sweep_log import Failure, SweepLog
+from s2mlp_jax.sweep_log import Failure, SweepLog, read_failure, settled
 from s2mlp_jax.sweep_runs import Sweep, SweepRun, open_sweep
 from s2mlp_jax.together import shapes_key, speedup, train_together
 from s2mlp_jax.train import NonFiniteLossError, Stopped, make_train_step, train
@@ -81,12 +81,12 @@ def run_sweep(sweep: Sweep, workdir: str | pathlib.Path, vectorize: str = "auto"
                 _train_setting(book, runs, prepared, stop)
     finally:
         book.close(time.perf_counter() - began)
-    return [run for run in sweep.runs if (run.folder(workdir) / "failure.json").exists()]
+    return [run for run in sweep.runs if read_failure(run.folder(workdir))]
 
 
 def runs_left(sweep: Sweep, workdir: pathlib.Path) -> list[SweepRun]:
     """Returns the runs that are neither finished nor would fail again."""
-    return [run for run in sweep.runs if not _settled(run.folder(workdir))]
+    return [run for run in sweep.runs if not settled(run.folder(workdir))]
 
 
 _Prepared = tuple[Experiment, jax.stages.Wrapped]
@@ -99,9 +99,7 @@ def _prepare(sweep: Sweep, run: SweepRun) -> "concurrent.futures.Future[_Prepare
     def work() -> None:
         try:
             base = sweep.experiment(run)
-            step = make_train_step(
-                base.config, base.model, base.optimizer, base.schedule, base.layout
-            )
+            step = make_train_step(base)
             if jax.default_backend() != "gpu":  # there it would take memory to try kernels in
                 with contextlib.suppress(Exception):  # the training meets it again
                     step.lower(*base.abstract_step_arguments()).compile()
@@ -146,11 +144,7 @@ def _train_group(book: SweepLog, runs: Sequence[SweepRun], measure: bool) -> Non
     """Trains runs as one program, if that is quicker; if it fails they are left for turns."""
     began, failed = time.perf_counter(), ""
     try:
-        bases = {run.setting: run for run in reversed(runs)}
-        one_device = {
-            setting: book.sweep.experiment(run, jax.devices()[:1]) for setting, run in bases.items()
-        }
-        experiments = [one_device[run.setting].with_seed(run.seed) for run in runs]
+        experiments = book.sweep.experiments(runs, jax.devices()[:1])
         if measure and (ratio := speedup(experiments)) < 1:
             say(f"{len(runs)} runs in turns: together they would train {ratio:.2f} times as fast")
             return
@@ -174,8 +168,7 @@ def _alike(runs: Sequence[SweepRun], workdir: pathlib.Path) -> list[list[SweepRu
     """Groups of at least two runs that can be one program: same shapes, left at the same step."""
     groups: dict[tuple[str, int], list[SweepRun]] = {}
     for run in runs:
-        saved = (run.folder(workdir) / "checkpoints").glob("*")
-        step = max((int(path.name) for path in saved if path.name.isdigit()), default=0)
+        step = last_saved_step(run.folder(workdir))
         groups.setdefault((shapes_key(run.config), step), []).append(run)
     return [group for group in groups.values() if len(group) > 1]
 
@@ -191,13 +184,6 @@ def _log_to(path: pathlib.Path) -> Iterator[None]:
         except Exception:
             traceback.print_exc(file=log)
             raise
-
-
-def _settled(folder: pathlib.Path) -> bool:
-    """True for a run that is finished, or that would only fail again."""
-    failure = folder / "failure.json"
-    nan = failure.exists() and json.loads(failure.read_text())["kind"] == "nan"
-    return nan or (folder / "result.json").exists()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

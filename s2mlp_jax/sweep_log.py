@@ -31,6 +31,21 @@ class Failure(typing.NamedTuple):
         return self.text.splitlines()[0]
 
 
+def read_failure(folder: pathlib.Path) -> Failure | None:
+    """Returns why a run failed; None if it did not."""
+    path = folder / "failure.json"
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text())
+    return Failure(content["kind"], content["error"])
+
+
+def settled(folder: pathlib.Path) -> bool:
+    """True for a run that is finished, or that would only fail again."""
+    failure = read_failure(folder)
+    return (failure is not None and failure.kind == "nan") or (folder / "result.json").exists()
+
+
 class SweepLog:
     """One start of a sweep.
 

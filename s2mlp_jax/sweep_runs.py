@@ -59,6 +59,16 @@ class Sweep:
         """Returns what trains a run, on all devices by default; the data are read once for all."""
         return create_experiment(run.config, devices, splits=self._data.open(run.config))
 
+    def experiments(
+        self, runs: Sequence[SweepRun], devices: Sequence[jax.Device]
+    ) -> list[Experiment]:
+        """Returns what trains some runs, those of a setting sharing all but the seed."""
+        bases: dict[str, Experiment] = {}
+        for run in runs:
+            if run.setting not in bases:
+                bases[run.setting] = self.experiment(run, devices)
+        return [bases[run.setting].with_seed(run.seed) for run in runs]
+
     def describe(self, runs: Sequence[SweepRun]) -> Iterator[str]:
         """Yields a table of the settings of some runs with their cost, and a line on the whole."""
         yield f"{'setting':<20}{'parameters':>14}{'MACs an image':>18}{'steps':>10}{'seeds':>7}"
@@ -165,7 +175,7 @@ def open_sweep(
         one = experiments[name]
         cost = one.total_steps * one.config.train.batch_size * one.macs_per_image
         for seed in range(seeds):
-            runs.append(SweepRun(name, seed, one.with_seed(seed).config, cost))
+            runs.append(SweepRun(name, seed, config_lib.override(one.config, {"seed": seed}), cost))
     share = _share(runs, part, parts)
     return Sweep(config_path, settings, table, share, shard, experiments, data)
 

@@ -24,13 +24,7 @@ from s2mlp_jax.models.backbone import shift_variables
 from s2mlp_jax.progress import Progress
 from s2mlp_jax.signals import StopRequest
 from s2mlp_jax.state import TrainState
-from s2mlp_jax.train import (
-    Metrics,
-    StepFunction,
-    Stopped,
-    make_step_function,
-    make_train_step,
-)
+from s2mlp_jax.train import Batch, Metrics, Stopped, make_step_function, make_train_step
 from s2mlp_jax.trainlog import NonFiniteLossError
 
 _STEPS_TIMED = 10
@@ -50,23 +44,14 @@ def make_stacked_step(runs: Sequence[Experiment]) -> jax.stages.Wrapped:
     The runs share one device. `streams` are the batches of the distinct seeds, in the order of
     their first run: runs of one seed see the same images.
     """
-    first = runs[0]
-    seeds = list(dict.fromkeys(run.config.seed for run in runs))
+    seeds = [run.config.seed for run in _one_of_each_seed(runs)]
     stream = np.array([seeds.index(run.config.seed) for run in runs])
     shifts = _stack([shift_variables(run.model.variant) for run in runs])
 
-    def one(state: TrainState, batch: Metrics, key: jax.Array, shift: typing.Any) -> typing.Any:
-        step: StepFunction = make_step_function(
-            first.config,
-            first.model,
-            first.optimizer,
-            first.schedule,
-            first.layout,
-            constants={"shift": shift},
-        )
-        return step(state, batch, key)
+    def one(state: TrainState, batch: Batch, key: jax.Array, shift: typing.Any) -> typing.Any:
+        return make_step_function(runs[0], constants={"shift": shift})(state, batch, key)
 
-    def all_of_them(states: TrainState, streams: Metrics, keys: jax.Array) -> typing.Any:
+    def all_of_them(states: TrainState, streams: Batch, keys: jax.Array) -> typing.Any:
         batches = jax.tree.map(lambda x: x[stream], streams)
         return jax.vmap(one)(states, batches, keys, shifts)
 
@@ -112,11 +97,9 @@ def _train(
         )
     for book in books:
         book.open_files()
-    seeds = {run.config.seed: run for run in reversed(runs)}
-    order = list(dict.fromkeys(run.config.seed for run in runs))
-    data = [seeds[seed].train_batches(start_step) for seed in order]
+    data = [run.train_batches(start_step) for run in _one_of_each_seed(runs)]
 
-    def next_streams() -> dict[str, jax.Array]:
+    def next_streams() -> Batch:
         batches = [next(stream) for stream in data]
         return jax.device_put(jax.tree.map(lambda *x: np.stack(x), *batches))
 
@@ -188,8 +171,8 @@ def timed_steps(runs: Sequence[Experiment]) -> dict[str, Callable[[], float]]:
     """
     first = runs[0]
     batch = jax.device_put(next(first.train_batches(0)))
-    step = make_train_step(first.config, first.model, first.optimizer, first.schedule, first.layout)
-    stacked_step, streams = make_stacked_step(runs), len({run.config.seed for run in runs})
+    step = make_train_step(first)
+    stacked_step, streams = make_stacked_step(runs), len(_one_of_each_seed(runs))
     states = {
         "in turns": first.draw_state(),
         "together": _stack([run.draw_state() for run in runs]),
@@ -208,6 +191,14 @@ def timed_steps(runs: Sequence[Experiment]) -> dict[str, Callable[[], float]]:
         "in turns": lambda: measure("in turns", step, len(runs), batch, first.key),
         "together": lambda: measure("together", stacked_step, 1, batches, keys),
     }
+
+
+def _one_of_each_seed(runs: Sequence[Experiment]) -> list[Experiment]:
+    """The first run of each seed, in order: theirs are the batches that the others share."""
+    first: dict[int, Experiment] = {}
+    for run in runs:
+        first.setdefault(run.config.seed, run)
+    return list(first.values())
 
 
 def _stack(trees: Sequence[typing.Any]) -> typing.Any:

@@ -18,52 +18,43 @@ from s2mlp_jax.data.mix import training_batch
 from s2mlp_jax.datawait import DataWait
 from s2mlp_jax.experiment import Experiment, create_experiment
 from s2mlp_jax.logbook import Logbook
-from s2mlp_jax.models.backbone import Backbone
 from s2mlp_jax.progress import Progress, say
 from s2mlp_jax.signals import StopRequest
 from s2mlp_jax.state import TrainState, update_ema
 from s2mlp_jax.trainlog import NonFiniteLossError
 
+Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-StepFunction = Callable[[TrainState, dict[str, jax.Array], jax.Array], tuple[TrainState, Metrics]]
+StepFunction = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
 
 
 class Stopped(Exception):  # noqa: N818, it is no error
     """The run was asked to stop; it saved a checkpoint first."""
 
 
-def make_train_step(
-    config: ml_collections.ConfigDict,
-    model: Backbone,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    layout: parallel.Layout,
-) -> jax.stages.Wrapped:
+def make_train_step(run: Experiment) -> jax.stages.Wrapped:
     """Returns the jitted function (state, global batch, the run's key) -> (state, metrics)."""
+    layout = run.layout
     return jax.jit(
-        make_step_function(config, model, optimizer, schedule, layout),
+        make_step_function(run),
         donate_argnums=0,
         in_shardings=(None, layout.batch, layout.replicated),  # the state as it comes
         out_shardings=(None, layout.replicated),
-        compiler_options=layout.remat_options() if config.train.remat else None,
+        compiler_options=layout.remat_options() if run.config.train.remat else None,
     )
 
 
 def make_step_function(
-    config: ml_collections.ConfigDict,
-    model: Backbone,
-    optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
-    layout: parallel.Layout,
-    constants: Mapping[str, typing.Any] = types.MappingProxyType({}),
+    run: Experiment, constants: Mapping[str, typing.Any] = types.MappingProxyType({})
 ) -> StepFunction:
     """Returns what `make_train_step` compiles.
 
     Args:
       constants: variables of the model besides its parameters, collection -> arrays.
     """
-    train, data = config.train, config.data
-    augmentation = config_lib.make_augmentation(config)
+    train, data = run.config.train, run.config.data
+    model, optimizer, layout = run.model, run.optimizer, run.layout
+    augmentation = config_lib.make_augmentation(run.config)
 
     def loss_fn(
         params: typing.Any, images: jax.Array, targets: jax.Array, key: jax.Array
@@ -74,7 +65,7 @@ def make_step_function(
         return optax.softmax_cross_entropy(logits, targets).mean()
 
     def loss_and_gradients(
-        params: typing.Any, batch: dict[str, jax.Array], key: jax.Array
+        params: typing.Any, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, typing.Any]:
         images, targets = training_batch(
             key,
@@ -88,7 +79,7 @@ def make_step_function(
         return jax.value_and_grad(loss_fn)(params, images, targets, key)
 
     def accumulate(
-        params: typing.Any, batch: dict[str, jax.Array], key: jax.Array
+        params: typing.Any, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, typing.Any]:
         """The mean loss and gradient over the batch, in `accumulation_steps` parts."""
         parts = train.accumulation_steps
@@ -107,9 +98,7 @@ def make_step_function(
         zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
         return jax.lax.scan(add, zeros, (jax.tree.map(split, batch), jnp.arange(parts)))[0]
 
-    def train_step(
-        state: TrainState, batch: dict[str, jax.Array], key: jax.Array
-    ) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         loss, grads = accumulate(state.params, batch, jax.random.fold_in(key, state.step))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -119,7 +108,7 @@ def make_step_function(
         metrics = {
             "loss": loss,
             "grad_norm": optax.tree.norm(grads),
-            "learning_rate": schedule(state.step),
+            "learning_rate": run.schedule(state.step),
         }
         if "corrupt" in batch:  # data.on_corrupt="skip": images a step that stand in for others
             metrics["corrupt_images"] = jnp.sum(batch["corrupt"], dtype=jnp.float32)
@@ -173,7 +162,7 @@ def train(
         if book.record["step"] < run.total_steps:
             book.open_files()
             with StopRequest() as stop:
-                _train(run, train_step or _jitted_step(run), state, book, stop)
+                _train(run, train_step or make_train_step(run), state, book, stop)
     except NonFiniteLossError as error:
         raise book.explain(error) from None
     finally:
@@ -182,10 +171,6 @@ def train(
     for line in describe.summary(run, last_eval, book.workdir):
         say(line)
     return last_eval
-
-
-def _jitted_step(run: Experiment) -> jax.stages.Wrapped:
-    return make_train_step(run.config, run.model, run.optimizer, run.schedule, run.layout)
 
 
 def _train(
@@ -199,7 +184,7 @@ def _train(
     start_step, total_steps = book.record["step"], run.total_steps
     data = run.train_batches(start_step)
 
-    def next_batch() -> dict[str, jax.Array]:
+    def next_batch() -> Batch:
         return parallel.shard_batch(run.layout, next(data))
 
     batch = next_batch()

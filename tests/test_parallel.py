@@ -23,7 +23,7 @@ wide_config = functools.partial(tiny_config, model__dim=64)
 
 
 def compile_step(run: Experiment) -> jax.stages.Compiled:
-    step = train.make_train_step(run.config, run.model, run.optimizer, run.schedule, run.layout)
+    step = train.make_train_step(run)
     return step.lower(*run.abstract_step_arguments()).compile()
 
 

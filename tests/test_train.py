@@ -23,7 +23,7 @@ from tests.test_config import CONFIGS
 
 
 def take_steps(run: Experiment, steps: int) -> tuple[TrainState, list[float]]:
-    step = make_train_step(run.config, run.model, run.optimizer, run.schedule, run.layout)
+    step = make_train_step(run)
     state, data, losses = run.draw_state(), run.train_batches(0), []
     for _ in range(steps):
         state, metrics = step(state, parallel.shard_batch(run.layout, next(data)), run.key)
@@ -68,7 +68,7 @@ def test_loss_and_gradient_are_those_of_the_formula() -> None:
         return -(jax.nn.log_softmax(logits) * targets).sum(-1).mean()
 
     value, gradient = jax.value_and_grad(loss)(params)
-    step = make_train_step(config, run.model, run.optimizer, run.schedule, run.layout)
+    step = make_train_step(run)
     new_state, metrics = step(state, parallel.shard_batch(run.layout, batch), run.key)
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
     np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(gradient), rtol=1e-4)
@@ -110,7 +110,7 @@ def test_devices_exchange_sums_and_nothing_else(parts: int) -> None:
     """Neither images nor activations travel between devices, accumulation or not."""
     config = tiny_config(train__batch_size=32, train__accumulation_steps=parts)
     run = create_experiment(config)
-    step = make_train_step(config, run.model, run.optimizer, run.schedule, run.layout)
+    step = make_train_step(run)
     batch = parallel.shard_batch(run.layout, next(run.train_batches(0)))
     program = step.lower(run.abstract_state(), batch, run.key).compile().as_text()
     assert "all-reduce" in program
@@ -120,7 +120,7 @@ def test_devices_exchange_sums_and_nothing_else(parts: int) -> None:
 
 def test_drop_path_draws_anew_every_step_and_only_then() -> None:
     run = create_experiment(tiny_config(model__drop_path=0.5), jax.devices()[:1])
-    step = make_train_step(run.config, run.model, run.optimizer, run.schedule, run.layout)
+    step = make_train_step(run)
     batch = parallel.shard_batch(run.layout, next(run.train_batches(0)))
 
     def loss_at(number: int) -> float:

@@ -103,13 +103,22 @@ def decode(record: dict[str, typing.Any], channels: int, origin: str) -> np.ndar
     if isinstance(image, np.ndarray):
         return image
     try:
-        pixels = np.asarray(Image.open(io.BytesIO(image)).convert("L" if channels == 1 else "RGB"))
-    except (OSError, SyntaxError) as error:  # Pillow raises both for broken files
+        return read_pixels(io.BytesIO(image), channels)
+    except (OSError, SyntaxError) as error:
         raise BrokenImageError(
             f"Broken image: {origin}, record {record.get('key', record['index'])}, "
             f"{len(image)} bytes: {error}. Prepare the data set again from whole files, or go on "
             "without this one by data.on_corrupt=skip."
         ) from error
+
+
+def read_pixels(file: str | typing.IO[bytes], channels: int) -> np.ndarray:
+    """Reads an image file to (h, w, channels) uint8, as `decode` says.
+
+    Raises:
+      OSError, SyntaxError: if it is no whole image; Pillow raises both.
+    """
+    pixels = np.asarray(Image.open(file).convert("L" if channels == 1 else "RGB"))
     return pixels[..., None] if channels == 1 else pixels
 
 

@@ -7,11 +7,11 @@ report.html (one file, to be sent around), settings.csv, runs.csv and the plots 
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 
-from s2mlp_jax.report import write_report
+from s2mlp_jax.report import markdown
+from s2mlp_jax.report.write import default_folder, read_studies, write_studies
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,13 +25,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", default="", help="folder; else `report` in the first workdir")
     flags = parser.parse_args(arguments)
     try:
-        folder = write_report(flags.workdirs, flags.output)
+        studies = read_studies(flags.workdirs)
     except ValueError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    text = (folder / "report.md").read_text().partition("## What was run")[0]
-    print(re.sub(r"<details>.*?</details>\n\n|!\[.*?\)\n\n", "", text, flags=re.DOTALL).strip())
-    print(f"\nWrote {folder}/report.html, report.md, settings.csv, runs.csv and the plots.")
+    folder = default_folder(flags.workdirs, flags.output)
+    write_studies(studies, folder)
+    for study in studies:
+        print("\n\n".join(markdown.summary(study)) + "\n")
+    print(f"Wrote {folder}/report.html, report.md, settings.csv, runs.csv and the plots.")
     return 0
 
 

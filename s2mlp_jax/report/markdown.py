@@ -14,8 +14,7 @@ def report(studies: Sequence[Study], plots: Mapping[str, Sequence[str]]) -> str:
     """
     provenance, parts = Provenance(), ["# Report"]
     for study in studies:
-        parts += [f"## {study.title}", f"`{study.config}`", render(settings_table(study))]
-        parts += sentences(study)
+        parts += summary(study)
         parts += [f"![{study.title}]({name})" for name in plots.get(study.name, ())]
         parts += ["<details><summary>Every run</summary>"]
         parts += [render(runs_table(study, provenance)), "</details>"]
@@ -24,6 +23,12 @@ def report(studies: Sequence[Study], plots: Mapping[str, Sequence[str]]) -> str:
         listed = "\n".join(f"- {name}: `{text}`" for name, text in pairs)
         parts.append(f"{number}.\n{listed}")
     return "\n\n".join(parts) + "\n"
+
+
+def summary(study: Study) -> list[str]:
+    """Returns the paragraphs of a study without its plots and runs."""
+    heading = [f"## {study.title}", f"`{study.config}`"]
+    return [*heading, render(settings_table(study)), *sentences(study)]
 
 
 def render(table: Table) -> str:

@@ -5,7 +5,7 @@ import json
 import pathlib
 import typing
 
-from s2mlp_jax.metrics import read_metrics, training_seconds
+from s2mlp_jax.metrics import judged_by, read_metrics, training_seconds
 
 Json = dict[str, typing.Any]
 
@@ -34,7 +34,7 @@ class Run:
     @property
     def prefix(self) -> str:
         """The evaluation that counts: of the averaged parameters, where there are any."""
-        return "eval_ema" if "eval_ema/count" in self.evaluation else "eval"
+        return judged_by(self.evaluation)
 
     @property
     def evaluation(self) -> Json:
@@ -91,6 +91,11 @@ class Study:
     def done(self, setting: str) -> list[Run]:
         """Returns the finished runs of a setting."""
         return [run for run in self.seeds[setting] if run.status == "done"]
+
+    @property
+    def compared(self) -> bool:
+        """Whether there is a baseline and something to compare with it."""
+        return self.baseline in self.settings and len(self.settings) > 1
 
     @property
     def runs(self) -> list[Run]:

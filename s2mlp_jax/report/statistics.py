@@ -46,6 +46,13 @@ def paired_difference(runs: Sequence[Run], base: Sequence[Run]) -> Difference | 
     return Difference(statistics.fmean(values), half_width, len(values))
 
 
+def difference_to_baseline(study: Study, name: str) -> Difference | None:
+    """Compares a setting with the baseline; None for the baseline itself, or if there is none."""
+    if not study.compared or name == study.baseline:
+        return None
+    return paired_difference(study.done(name), study.done(study.baseline))
+
+
 class Ranks(typing.NamedTuple):
     """Spearman's rank correlation of our mean top-1 with the paper's, over so many settings."""
 

@@ -6,7 +6,7 @@ import statistics
 import typing
 
 from s2mlp_jax.report.runs import Json, Run, Study
-from s2mlp_jax.report.statistics import paired_difference, rank_correlation, spread
+from s2mlp_jax.report.statistics import difference_to_baseline, rank_correlation, spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +27,8 @@ class Table:
 def settings_table(study: Study) -> Table:
     """A row a setting: mean ± standard deviation over the seeds, and the paper's row."""
     printed = any(setting["paper"] for setting in study.settings.values())
-    compared = bool(study.baseline) and len(study.settings) > 1
     head = ["setting", "top-1 %", "top-5 %"]
-    head += [f"top-1 − {study.baseline}"] if compared else []
+    head += [f"top-1 − {study.baseline}"] if study.compared else []
     head += ["parameters", "MACs an image", "seeds"]
     groups = [("measured here", len(head))] if printed else []
     sizes = [
@@ -50,7 +49,7 @@ def settings_table(study: Study) -> Table:
     for name, setting in study.settings.items():
         runs = study.done(name)
         row = [name, _percent(runs, "accuracy_top1"), _percent(runs, "accuracy_top5")]
-        if compared:
+        if study.compared:
             row.append(_difference(study, name))
         row += [_same(runs, "parameters"), _same(runs, "macs"), _count(study, name)]
         if printed:
@@ -79,7 +78,7 @@ def _percent(runs: list[Run], figure: str) -> str:
 def _difference(study: Study, name: str) -> str:
     if name == study.baseline:
         return ""
-    difference = paired_difference(study.done(name), study.done(study.baseline))
+    difference = difference_to_baseline(study, name)
     if difference is None:
         return "–"
     text = f"{difference.mean:+.2f}"
@@ -116,11 +115,7 @@ def sentences(study: Study) -> list[str]:
             f"{count:,} images, so that one is {100 / count:.2g} points. "
             "± is the standard deviation over the seeds."
         )
-    if (
-        study.baseline
-        and len(study.settings) > 1
-        and any(len(study.done(s)) > 1 for s in study.seeds)
-    ):
+    if study.compared and any(len(study.done(name)) > 1 for name in study.settings):
         said.append(
             f"The column “top-1 − {study.baseline}” is the mean difference seed by seed, ± half "
             "its 95 % confidence interval (Student's t)."
@@ -201,9 +196,7 @@ def settings_records(study: Study) -> list[dict[str, typing.Any]]:
             record[f"{figure}_mean"] = round(statistics.fmean(values), 4) if values else None
             deviation = spread(values)
             record[f"{figure}_std"] = None if deviation is None else round(deviation, 4)
-        difference = None
-        if study.baseline in study.settings and name != study.baseline:
-            difference = paired_difference(runs, study.done(study.baseline))
+        difference = difference_to_baseline(study, name)
         record["difference_to_baseline"] = difference and round(difference.mean, 4)
         half = difference.half_width if difference else None
         record["difference_ci95"] = None if half is None else round(half, 4)

@@ -25,13 +25,35 @@ def write_report(
     Raises:
       ValueError: a folder that is neither, or two of one name.
     """
+    folder = default_folder(workdirs, output)
+    write_studies(read_studies(workdirs), folder)
+    return folder
+
+
+def default_folder(
+    workdirs: Sequence[str | pathlib.Path], output: str | pathlib.Path
+) -> pathlib.Path:
+    """Returns where a report goes: `output`, or `report` in the first workdir."""
+    return pathlib.Path(output) if output else pathlib.Path(workdirs[0]) / "report"
+
+
+def read_studies(workdirs: Sequence[str | pathlib.Path]) -> list[Study]:
+    """Reads the folders of sweeps or of single runs.
+
+    Raises:
+      ValueError: a folder that is neither, or two of one name.
+    """
     studies = [read_study(workdir) for workdir in workdirs]
     names = [study.name for study in studies]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(
             f"Two folders are named {', '.join(sorted(twice))}; a report needs a name each."
         )
-    folder = pathlib.Path(output) if output else pathlib.Path(workdirs[0]) / "report"
+    return studies
+
+
+def write_studies(studies: Sequence[Study], folder: pathlib.Path) -> None:
+    """Writes the files of `write_report`."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {study.name: _draw(study) for study in studies}
     files: dict[str, list[str]] = {}
@@ -47,7 +69,6 @@ def write_report(
         ("runs.csv", [r for study in studies for r in tables.runs_records(study)]),
     ):
         _write_csv(folder / name, records)
-    return folder
 
 
 def _draw(study: Study) -> dict[str, bytes]:

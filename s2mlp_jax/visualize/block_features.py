@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from PIL import Image
 
 from s2mlp_jax import config as config_lib
-from s2mlp_jax.data.augment import eval_view
+from s2mlp_jax.data.augment import eval_view, read_pixels
 from s2mlp_jax.data.mix import normalize
 from s2mlp_jax.experiment import Experiment, create_experiment
 from s2mlp_jax.restore import restore_run
@@ -113,10 +112,9 @@ def principal_colors(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _load(path: str, channels: int) -> np.ndarray:
     try:
-        pixels = np.asarray(Image.open(path).convert("L" if channels == 1 else "RGB"))
-    except OSError as error:
+        return read_pixels(path, channels)
+    except (OSError, SyntaxError) as error:
         raise ValueError(f"No image can be read from {path!r}: {error}.") from error
-    return pixels[..., None] if channels == 1 else pixels
 
 
 def _page(subject: Subject, pixels: np.ndarray, said: str, tokens: list[np.ndarray]) -> "Figure":
