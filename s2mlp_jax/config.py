@@ -17,8 +17,8 @@ import ml_collections
 from s2mlp_jax.data.augment import Crops
 from s2mlp_jax.data.mix import Augmentation
 from s2mlp_jax.data.pipeline import ON_CORRUPT
-from s2mlp_jax.models import create_model
 from s2mlp_jax.models.backbone import Backbone
+from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.models.variants import field_types, get_variant
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -186,11 +186,10 @@ def _check(config: ml_collections.ConfigDict) -> None:
     data, train = config.data, config.train
     make_crops(config)
     augmentation = make_augmentation(config)
-    if data.image_size % config.model.patch_size:
-        raise ValueError(
-            f"data.image_size {data.image_size} is not a multiple of "
-            f"model.patch_size {config.model.patch_size}."
-        )
+    try:
+        model_variant(config).grids(data.image_size)
+    except ValueError as error:
+        raise ValueError(f"data.{error}") from None
     if len(data.mean) != len(data.std):
         raise ValueError(f"data.mean {data.mean} and data.std {data.std} differ in length.")
     choices = {
@@ -254,9 +253,13 @@ def make_augmentation(config: ml_collections.ConfigDict) -> Augmentation:
 
 def make_model(config: ml_collections.ConfigDict, num_classes: int) -> Backbone:
     """Returns the model of a completed config."""
-    fields = {name: config.model[name] for name in field_types()}
-    model = create_model(config.model.name, num_classes, DTYPES[config.train.dtype], **fields)
-    return model.clone(remat=config.train.remat)
+    dtype, remat = DTYPES[config.train.dtype], config.train.remat
+    return Backbone(model_variant(config), num_classes, dtype, remat)
+
+
+def model_variant(config: ml_collections.ConfigDict) -> Variant:
+    """Returns the architecture of a completed config."""
+    return get_variant(config.model.name, **{name: config.model[name] for name in field_types()})
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:

@@ -16,7 +16,7 @@ from s2mlp_jax.data import sources
 from s2mlp_jax.data.pipeline import Batch, eval_batches, train_batches
 from s2mlp_jax.evaluate import EvalStep, evaluate, make_eval_step
 from s2mlp_jax.models.backbone import Backbone
-from s2mlp_jax.models.cost import variant_macs
+from s2mlp_jax.models.cost import Cost, variant_cost
 from s2mlp_jax.state import TrainState, create_state
 
 
@@ -45,15 +45,20 @@ class Experiment:
         """The run's random key, on all devices. Every random number derives from it."""
         return parallel.replicate(self.layout, jax.random.key(self.config.seed))
 
-    @property
-    def macs_per_image(self) -> int:
-        """Multiply-accumulates of one image's forward pass."""
-        return variant_macs(
+    @functools.cached_property
+    def cost(self) -> Cost:
+        """What the model costs: parameters, and multiply-accumulates of a forward pass."""
+        return variant_cost(
             self.model.variant,
             self.config.data.image_size,
             self.model.num_classes,
             self.train_split.channels,
         )
+
+    @property
+    def macs_per_image(self) -> int:
+        """Multiply-accumulates of one image's forward pass, attention's own products included."""
+        return self.cost.macs + self.cost.attention_macs
 
     @functools.cached_property
     def parameters(self) -> int:

@@ -19,10 +19,12 @@ from tests.helpers import ROOT, tiny_config
 CONFIGS = {
     p.stem: f"configs/{p.name}"
     for p in (ROOT / "configs").glob("*.py")
-    if p.stem != "common" and not p.stem.startswith("ablation")
-} | {
+    if p.stem not in ("common", "compare") and not p.stem.startswith("ablation")
+}
+CONFIGS |= {
     f"ablation_{s}": f"configs/ablation_shift.py:{s}" for s in ("digits", "cifar10", "imagenet100")
 }
+CONFIGS |= {f"compare_{s}": f"configs/compare.py:{s}" for s in ("cifar10_small", "imagenet")}
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 CLASSES = {
     "imagenet2012": (1000, 3),
@@ -87,7 +89,7 @@ def test_every_field_of_the_recipe_has_its_source() -> None:
         ("train.batch_size", 0.5, "config.train.batch_size is of type int, got 0.5"),
         ("model.shift", "k", "Unknown shift pattern 'k'"),
         ("model.name", "s2mlp", "Allowed are s2mlp_wide"),
-        ("data.image_size", 9, "data.image_size 9 is not a multiple of model.patch_size 2"),
+        ("data.image_size", 9, "data.image_size 9 is not a multiple of 2, the patch size"),
         ("data.train_crop", "x", "Allowed are random_resized, pad, resize"),
         ("data.interpolation", "x", "Allowed are bicubic, bilinear, nearest"),
         ("data.crop_area_min", 0.0, r"data.crop_area_min must be in \(0, 1\]"),

@@ -14,7 +14,7 @@ from s2mlp_jax import sweep as sweep_lib
 from s2mlp_jax import train as train_lib
 from s2mlp_jax.config import load_config, load_module
 from s2mlp_jax.experiment import Experiment
-from s2mlp_jax.models.cost import paper_parameters, variant_macs
+from s2mlp_jax.models.cost import paper_parameters, variant_cost
 from s2mlp_jax.models.variants import field_types, get_variant
 from s2mlp_jax.sweep_runs import open_sweep
 from tests.helpers import ROOT, TINY, assert_same_run, tiny_flags
@@ -281,7 +281,7 @@ def test_the_papers_tables_are_rebuilt_and_their_misprints_explained(name: str) 
         config = load_config(path, settings[key])
         variant = get_variant("s2mlp_wide", **{f: config.model[f] for f in field_types()})
         parameters = paper_parameters(variant)
-        macs = variant_macs(variant, config.data.image_size, 0)
+        macs = variant_cost(variant, config.data.image_size, 0).macs
         for exact, printed, unit in (
             (parameters, row["parameters"], 1e6),
             (macs, row["macs"], 1e9),

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from s2mlp_jax.models.backbone import Backbone
 from s2mlp_jax.models.cost import count_macs, count_parameters
 from s2mlp_jax.models.spatial_shift import BORDERS, DIRECTIONS, PATTERNS, spatial_shift
-from s2mlp_jax.models.variants import Variant, get_variant, list_models
+from s2mlp_jax.models.variant import Variant
+from s2mlp_jax.models.variants import get_variant, list_models
 
 __all__ = [
     "BORDERS",

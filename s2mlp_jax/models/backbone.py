@@ -6,19 +6,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from s2mlp_jax.models import layers
+from s2mlp_jax.models import layers, token_mixers
 from s2mlp_jax.models.spatial_shift import directions_of_channels
-from s2mlp_jax.models.token_mixers import SpatialShiftMixer
-from s2mlp_jax.models.variants import Variant
+from s2mlp_jax.models.variant import Variant
 
 
 class Block(nn.Module):
-    """Two skips, each around a branch that ends in its norm (Figure 1 of the paper).
+    """Two skips, each around a branch: the token mixer, then the channel MLP.
 
-    y = x + norm(mixer(x)); z = y + norm(channel_mlp(y)).
+    S²-MLP (Figure 1 of the paper) ends each branch in its norm, y = x + norm(f(x)); the relatives
+    begin with it, y = x + scale * f(norm(x)), the scale where they have one.
     """
 
     variant: Variant
+    stage: int
     drop_path: float
     dtype: Any = jnp.float32
 
@@ -26,13 +27,20 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps tokens (b, h, w, c) to (b, h, w, c)."""
         v = self.variant
+        post = v.norm_position == "post"
 
         def skip(x: jax.Array, branch: nn.Module, name: str) -> jax.Array:
-            y = layers.norm(v.norm, v.norm_eps, v.affine_init, self.dtype, name)(branch(x))
+            init = v.affine_init if post else 1.0
+            norm = layers.norm(v.norm, v.norm_eps, init, self.dtype, f"{name}_norm")
+            y = norm(branch(x)) if post else branch(norm(x))
+            if v.layer_scale:
+                scale = layers.Affine(v.layer_scale, False, self.dtype, name=f"{name}_scale")
+                y = scale(y)
             return x + layers.drop_path(self.drop_path)(y, deterministic=not train)
 
-        x = skip(x, SpatialShiftMixer(v.shift, v.border, self.dtype, name="mixer"), "mixer_norm")
-        return skip(x, layers.ChannelMLP(v.expansion, self.dtype, name="mlp"), "mlp_norm")
+        x = skip(x, token_mixers.make(v, self.stage, self.dtype, "mixer"), "mixer")
+        draw = layers.INITS[v.init].linear
+        return skip(x, layers.ChannelMLP(v.expansion, draw, self.dtype, name="mlp"), "mlp")
 
 
 def shift_variables(variant: Variant) -> Any:
@@ -40,8 +48,15 @@ def shift_variables(variant: Variant) -> Any:
 
     Models that differ in their pattern alone are then one program, and can be stacked.
     """
-    directions = directions_of_channels(variant.shift, variant.dim)
-    return {f"block_{i:02d}": {"mixer": {"directions": directions}} for i in range(variant.depth)}
+    dims = [
+        dim
+        for depth, dim in zip(variant.depths, variant.dims, strict=True)
+        for _ in range(depth if variant.mixer == "shift" else 0)
+    ]
+    return {
+        f"block_{i:02d}": {"mixer": {"directions": directions_of_channels(variant.shift, dim)}}
+        for i, dim in enumerate(dims)
+    }
 
 
 class Backbone(nn.Module):
@@ -72,21 +87,71 @@ class Backbone(nn.Module):
           Logits, (b, num_classes), float32.
 
         Raises:
-          ValueError: for integer images, or a size that the patch does not divide.
+          ValueError: for integer images, a size that the patch does not divide, or another one
+            than the weights were made for, where they depend on it.
         """
         v = self.variant
-        if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
-            raise ValueError(
-                "The model expects normalised floating-point images (b, h, w, channels), "
-                f"got {images.dtype}{list(images.shape)}."
-            )
+        draw = layers.INITS[v.init]
+        check_images(images)
+
+        def norm(x: jax.Array, name: str) -> jax.Array:
+            return layers.norm(v.norm, v.norm_eps, 1.0, self.dtype, name)(x)
+
         patches = layers.patchify(images, v.patch_size).astype(self.dtype)
-        x = layers.dense(v.dim, self.dtype, "embed")(patches)
-        x = layers.norm(v.norm, v.norm_eps, 1.0, self.dtype, "embed_norm")(x)
-        rates = layers.drop_path_rates(v.drop_path, v.depth, v.drop_path_rule)
+        x = layers.linear(patches, v.dim, draw.conv, self.dtype, "embed")
+        if v.embed_norm:
+            x = norm(x, "embed_norm")
+        x = self._add_class_token_and_position(x)
+
+        rates = iter(layers.drop_path_rates(v.drop_path, sum(v.depths), v.drop_path_rule))
         # `train` is static: the third argument, self included.
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
-        for i, rate in enumerate(rates):
-            x = block(v, rate, self.dtype, name=f"block_{i:02d}")(x, train)
-        x = x.astype(jnp.float32).mean(axis=(1, 2))
-        return layers.dense(self.num_classes, jnp.float32, "head")(x)
+        number = 0
+        for stage, (depth, dim) in enumerate(zip(v.depths, v.dims, strict=True)):
+            if stage:
+                x = layers.patchify(x, 2)
+                if merge := v.downsample == "merge":
+                    x = norm(x, f"downsample_norm_{stage}")
+                name = f"downsample_{stage}"
+                x = layers.linear(x, dim, draw.conv, self.dtype, name, use_bias=not merge)
+            for _ in range(depth):
+                x = block(v, stage, next(rates), self.dtype, name=f"block_{number:02d}")(x, train)
+                number += 1
+
+        if v.final_norm:
+            x = norm(x, "final_norm")
+        x = x.astype(jnp.float32)
+        x = x[:, 0, 0, :] if v.pool == "class_token" else x.mean(axis=(1, 2))
+        return layers.linear(x, self.num_classes, draw.head, jnp.float32, "head")
+
+    def _add_class_token_and_position(self, x: jax.Array) -> jax.Array:
+        """Adds what attention needs, which knows no grid: with a class token tokens are a row.
+
+        (b, h, w, c) becomes (b, 1, 1 + h w, c), the class token first.
+        """
+        v, normal = self.variant, nn.initializers.normal(layers.INIT_STD)
+        b, h, w, c = x.shape
+        if v.pool == "class_token":
+            token = self.param("class_token", normal, (1, 1, 1, c)).astype(self.dtype)
+            token = jnp.broadcast_to(token, (b, 1, 1, c))
+            x = jnp.concatenate([token, x.reshape(b, 1, h * w, c)], axis=2)
+        if v.position == "learned":
+            if self.has_variable("params", "position"):
+                made_for = self.get_variable("params", "position").shape
+                if made_for != (1, *x.shape[1:]):
+                    raise ValueError(
+                        f"The position embedding is for {made_for[1] * made_for[2]} tokens, "
+                        f"and the image has {x.shape[1] * x.shape[2]}: this model is bound to the "
+                        "image size that it was made for."
+                    )
+            x = x + self.param("position", normal, (1, *x.shape[1:])).astype(self.dtype)
+        return x
+
+
+def check_images(images: jax.Array) -> None:
+    """Raises a ValueError if these are no normalised images (b, h, w, channels)."""
+    if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            "The model expects normalised floating-point images (b, h, w, channels), "
+            f"got {images.dtype}{list(images.shape)}."
+        )

@@ -1,27 +1,87 @@
 """The parts every model is made of: patch embedding, channel MLP, norms, drop path."""
 
-from typing import Any
+import typing
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-Dtype = Any
+Dtype = typing.Any
+Initializer = Callable[..., jax.Array]
 
-NORMS: tuple[str, ...] = ("layer_norm", "affine")
+NORMS: tuple[str, ...] = ("layer_norm", "affine", "group_norm")
 
-# The paper names no initialisation. It trains "as DeiT", which draws every linear layer
-# from a normal distribution of this standard deviation and starts biases at zero.
+# The deviation from which DeiT and its followers, S²-MLP among them, draw linear layers.
 INIT_STD = 0.02
 
 
-def dense(features: int, dtype: Dtype, name: str) -> nn.Dense:
-    """A linear layer over the last axis, with bias, as everywhere in the paper."""
-    return nn.Dense(features, dtype=dtype, kernel_init=nn.initializers.normal(INIT_STD), name=name)
+class Draw(typing.NamedTuple):
+    """How the weights of a layer of so many inputs are drawn, and its biases."""
+
+    kernel: Callable[[int], Initializer]
+    bias: Callable[[int], Initializer]
+
+
+def _uniform(inputs: int) -> Initializer:
+    """Between ±1/sqrt(inputs): what PyTorch draws weights and biases from by default."""
+    bound = inputs**-0.5
+
+    def draw(key: jax.Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return draw
+
+
+def _zero(inputs: int) -> Initializer:
+    return nn.initializers.zeros_init()
+
+
+_NORMAL = Draw(lambda inputs: nn.initializers.normal(INIT_STD), _zero)
+_LECUN = Draw(lambda inputs: nn.initializers.lecun_normal(), _zero)
+_TORCH = Draw(_uniform, _uniform)
+_ZEROS = Draw(_zero, _zero)
+
+
+class Init(typing.NamedTuple):
+    """How a model's weights are drawn: linear layers, convolutions, and the head.
+
+    Convolutions are the patch embedding, what merges patches, and AS-MLP's 1x1 convolutions:
+    linear layers too, but PyTorch code that draws the `Linear`s itself leaves them at its default.
+    """
+
+    linear: Draw
+    conv: Draw
+    head: Draw
+
+
+# The field `init` of a variant; docs/fidelity.md has the sources.
+INITS: dict[str, Init] = {
+    "normal": Init(_NORMAL, _NORMAL, _NORMAL),
+    "deit": Init(_NORMAL, _TORCH, _NORMAL),
+    "mixer": Init(_LECUN, _LECUN, _ZEROS),
+    "as_mlp": Init(_TORCH, _TORCH, _NORMAL),
+}
+
+
+def linear(
+    x: jax.Array, features: int, draw: Draw, dtype: Dtype, name: str, use_bias: bool = True
+) -> jax.Array:
+    """A linear layer over the last axis, as a submodule of the module that calls it."""
+    inputs = x.shape[-1]
+    layer = nn.Dense(
+        features,
+        use_bias=use_bias,
+        dtype=dtype,
+        kernel_init=draw.kernel(inputs),
+        bias_init=draw.bias(inputs),
+        name=name,
+    )
+    return layer(x)
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU, x * Phi(x), which the paper writes; Flax defaults to the tanh form."""
+    """The exact GELU, x * Phi(x), which the papers write; Flax defaults to the tanh form."""
     return nn.gelu(x, approximate=False)
 
 
@@ -30,27 +90,38 @@ class Affine(nn.Module):
 
     Attributes:
       scale_init: initial value of every scale; the bias starts at zero.
+      use_bias: False for LayerScale, the scale alone (CaiT, arXiv 2103.17239).
       dtype: compute dtype; the parameters are float32.
     """
 
     scale_init: float = 1.0
+    use_bias: bool = True
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (..., c) to (..., c)."""
         shape = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.constant(self.scale_init), shape)
-        bias = self.param("bias", nn.initializers.zeros_init(), shape)
         broadcast = (1,) * (x.ndim - 1) + shape
-        scale, bias = (p.reshape(broadcast).astype(self.dtype) for p in (scale, bias))
-        return x.astype(self.dtype) * scale + bias
+        scale = self.param("scale", nn.initializers.constant(self.scale_init), shape)
+        x = x.astype(self.dtype) * scale.reshape(broadcast).astype(self.dtype)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros_init(), shape)
+            x = x + bias.reshape(broadcast).astype(self.dtype)
+        return x
 
 
 def norm(kind: str, eps: float, scale_init: float, dtype: Dtype, name: str) -> nn.Module:
-    """A norm by its name in `NORMS`. LayerNorm's statistics are float32 in any dtype."""
+    """A norm by its name in `NORMS`. Statistics are float32 in any dtype.
+
+    Args:
+      eps: of layer_norm and group_norm.
+      scale_init: of affine.
+    """
     if kind == "affine":
         return Affine(scale_init, dtype=dtype, name=name)
+    if kind == "group_norm":  # one group: statistics over the grid and the channels of an image
+        return nn.GroupNorm(num_groups=1, epsilon=eps, dtype=dtype, name=name)
     return nn.LayerNorm(epsilon=eps, dtype=dtype, name=name)
 
 
@@ -75,13 +146,14 @@ class ChannelMLP(nn.Module):
     """fc(c -> rc), GELU, fc(rc -> c) on every token alone (fc3 and fc4 of Figure 1)."""
 
     expansion: int
+    draw: Draw = _NORMAL
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps tokens (b, h, w, c) to (b, h, w, c)."""
-        hidden = gelu(dense(self.expansion * x.shape[-1], self.dtype, "fc_in")(x))
-        return dense(x.shape[-1], self.dtype, "fc_out")(hidden)
+        hidden = linear(x, self.expansion * x.shape[-1], self.draw, self.dtype, "fc_in")
+        return linear(gelu(hidden), x.shape[-1], self.draw, self.dtype, "fc_out")
 
 
 def drop_path_rates(rate: float, depth: int, rule: str) -> list[float]:

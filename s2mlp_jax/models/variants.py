@@ -2,45 +2,90 @@
 
 import dataclasses
 import difflib
+import types
 import typing
 
-from s2mlp_jax.models.layers import NORMS, drop_path_rates
-from s2mlp_jax.models.spatial_shift import check_border, group_sizes, parse_pattern
+from s2mlp_jax.models.variant import MIXER_FIELDS, Variant
+
+# The skeletons of the relatives; sources and open questions: docs/fidelity.md.
+_MIXER = Variant(  # MLP-Mixer, arXiv 2105.01601
+    depth=8,
+    dim=512,
+    mixer="token_mlp",
+    norm_position="pre",
+    norm_eps=1e-6,
+    embed_norm=False,
+    final_norm=True,
+    init="mixer",
+)
+_RESMLP = Variant(  # ResMLP, arXiv 2105.03404
+    depth=12,
+    dim=384,
+    mixer="token_linear",
+    norm="affine",
+    norm_position="pre",
+    layer_scale=0.1,
+    embed_norm=False,
+    final_norm=True,
+    init="deit",
+    drop_path_rule="constant",
+)
+_V2 = Variant(  # S²-MLPv2, arXiv 2108.01072
+    depth=4,
+    dim=192,
+    later_depths=(14,),
+    later_dims=(384,),
+    expansion=3,
+    patch_size=7,
+    mixer="split_shift",
+    norm_position="pre",
+    embed_norm=False,
+)
+_VIP = Variant(  # Vision Permutator, arXiv 2106.12368
+    depth=4,
+    dim=192,
+    later_depths=(14,),
+    later_dims=(384,),
+    expansion=3,
+    patch_size=7,
+    mixer="permute",
+    segments=32,
+    norm_position="pre",
+    embed_norm=False,
+    final_norm=True,
+    init="deit",
+)
+_AS_MLP = Variant(  # AS-MLP, arXiv 2107.08391
+    depth=2,
+    dim=96,
+    later_depths=(2, 6, 2),
+    later_dims=(192, 384, 768),
+    patch_size=4,
+    mixer="axial_shift",
+    border="zero",
+    norm="group_norm",
+    norm_position="pre",
+    final_norm=True,
+    downsample="merge",
+    init="as_mlp",
+    drop_path=0.2,
+)
+_DEIT = Variant(  # DeiT without distillation, arXiv 2012.12877
+    depth=12,
+    dim=192,
+    mixer="attention",
+    norm_position="pre",
+    norm_eps=1e-6,
+    embed_norm=False,
+    final_norm=True,
+    pool="class_token",
+    position="learned",
+    init="deit",
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """An architecture. Every field can be overridden in `create_model` and in a config.
-
-    What the paper leaves open is marked (open); `docs/fidelity.md` gives the reasons.
-
-    Raises:
-      ValueError: at construction, if a field's value is not allowed.
-    """
-
-    depth: int  # blocks, N in the paper
-    dim: int  # channels, c
-    expansion: int = 4  # hidden width of the channel MLP over dim, r
-    patch_size: int = 16  # pixels, p
-    shift: str = "a"  # Table 7: a..j, none, or directions joined by "+"
-    border: str = "keep"  # Algorithm 1: keep; also zero, circular
-    norm: str = "layer_norm"  # or affine (ResMLP's), as in the deep variant
-    norm_eps: float = 1e-5  # (open) of layer_norm
-    affine_init: float = 1e-6  # (open) initial scale of affine at the end of a branch
-    drop_path: float = 0.1  # (open) DeiT's rate
-    drop_path_rule: str = "linear"  # (open) linear in depth, or constant
-
-    def __post_init__(self) -> None:
-        for field in ("depth", "dim", "expansion", "patch_size"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, got {getattr(self, field)}.")
-        if not 0.0 <= self.drop_path < 1.0:
-            raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}.")
-        if self.norm not in NORMS:
-            raise ValueError(f"Unknown norm {self.norm!r}. Allowed are {', '.join(NORMS)}.")
-        drop_path_rates(self.drop_path, self.depth, self.drop_path_rule)
-        check_border(self.border)
-        group_sizes(self.dim, len(parse_pattern(self.shift)))
+def _change(base: Variant, **fields: typing.Any) -> Variant:
+    return dataclasses.replace(base, **fields)
 
 
 VARIANTS: dict[str, Variant] = {
@@ -50,6 +95,43 @@ VARIANTS: dict[str, Variant] = {
     # Ours, for small images: 16 tokens of 2x2 pixels, and 64 tokens of 4x4 pixels.
     "s2mlp_digits": Variant(depth=4, dim=64, patch_size=2, drop_path=0.0),
     "s2mlp_cifar": Variant(depth=8, dim=128, patch_size=4),
+    # S²-MLPv2, Tables 1 and 5.
+    "s2mlp_v2_small_7": _V2,
+    "s2mlp_v2_medium_7": _change(_V2, depth=7, dim=256, later_depths=(17,), later_dims=(512,)),
+    "s2mlp_v2_small_14": _change(
+        _V2, depth=18, dim=384, later_depths=(), later_dims=(), patch_size=14
+    ),
+    # MLP-Mixer, Table 1.
+    "mlp_mixer_s32": _change(_MIXER, patch_size=32),
+    "mlp_mixer_s16": _MIXER,
+    "mlp_mixer_b32": _change(_MIXER, depth=12, dim=768, patch_size=32),
+    "mlp_mixer_b16": _change(_MIXER, depth=12, dim=768),
+    "mlp_mixer_l16": _change(_MIXER, depth=24, dim=1024),
+    # ResMLP, Table 1; the layer scale by depth as in its code.
+    "resmlp_12": _RESMLP,
+    "resmlp_24": _change(_RESMLP, depth=24, layer_scale=1e-5),
+    "resmlp_36": _change(_RESMLP, depth=36, layer_scale=1e-6),
+    # ViP, Table 1; Large/7 as in its code: the table's 9 + 27 blocks are not its 88M.
+    "vip_small_14": _change(
+        _VIP, depth=18, dim=384, later_depths=(), later_dims=(), patch_size=14, segments=16
+    ),
+    "vip_small_7": _VIP,
+    "vip_medium_7": _change(
+        _VIP, depth=7, dim=256, later_depths=(17,), later_dims=(512,), drop_path=0.2
+    ),
+    "vip_large_7": _change(
+        _VIP, depth=8, dim=256, later_depths=(28,), later_dims=(512,), drop_path=0.3
+    ),
+    # AS-MLP, Table 1.
+    "as_mlp_t": _AS_MLP,
+    "as_mlp_s": _change(_AS_MLP, later_depths=(2, 18, 2), drop_path=0.3),
+    "as_mlp_b": _change(
+        _AS_MLP, dim=128, later_depths=(2, 18, 2), later_dims=(256, 512, 1024), drop_path=0.5
+    ),
+    # DeiT, Table 1: ViT with 64 channels a head.
+    "deit_ti": _DEIT,
+    "deit_s": _change(_DEIT, dim=384),
+    "deit_b": _change(_DEIT, dim=768),
 }
 
 
@@ -59,28 +141,54 @@ def list_models() -> list[str]:
 
 
 def field_types() -> dict[str, type]:
-    """Returns the type of every field of `Variant`, in order."""
-    return typing.get_type_hints(Variant)
+    """Returns the type of every field of `Variant`, in order; `tuple` for one of integers."""
+    hints = typing.get_type_hints(Variant)
+    return {name: typing.get_origin(hint) or hint for name, hint in hints.items()}
 
 
 def get_variant(name: str, **overrides: typing.Any) -> Variant:
     """Returns a named variant with some fields changed.
 
     Raises:
-      ValueError: unknown name, unknown field, or a value that is not allowed.
+      ValueError: unknown name, unknown field, a value that is not allowed, or a change of a field
+        that the token mixer does not read.
     """
     if name not in VARIANTS:
         close = difflib.get_close_matches(name, VARIANTS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"Unknown model {name!r}. Allowed are {', '.join(VARIANTS)}.{hint}")
-    types = field_types()
+    types_ = field_types()
     for field, value in overrides.items():
-        if field not in types:
-            raise ValueError(f"A model has no field {field!r}. Its fields are {', '.join(types)}.")
-        allowed = (int, float) if types[field] is float else types[field]
-        if isinstance(value, bool) or not isinstance(value, allowed):
+        if field not in types_:
+            raise ValueError(f"A model has no field {field!r}. Its fields are {', '.join(types_)}.")
+        _check_type(field, value, types_[field])
+        if types_[field] is tuple:
+            overrides[field] = tuple(value)
+    variant = dataclasses.replace(VARIANTS[name], **overrides)
+    _check_read(name, variant)
+    return variant
+
+
+def _check_type(field: str, value: typing.Any, kind: type) -> None:
+    allowed: type | types.UnionType = kind
+    if kind is float:
+        allowed = int | float
+    elif kind is tuple:
+        allowed = tuple | list  # a list is what JSON makes of one
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(
+            f"{field} must be of type {kind.__name__}, got {value!r} of type "
+            f"{type(value).__name__}."
+        )
+
+
+def _check_read(name: str, variant: Variant) -> None:
+    """Raises a ValueError if a field was changed that the variant's mixer does not read."""
+    for field in {field for fields in MIXER_FIELDS.values() for field in fields}:
+        changed = getattr(variant, field) != getattr(VARIANTS[name], field)
+        if changed and field not in MIXER_FIELDS[variant.mixer]:
+            readers = [mixer for mixer, fields in MIXER_FIELDS.items() if field in fields]
             raise ValueError(
-                f"{field} must be of type {types[field].__name__}, got {value!r} "
-                f"of type {type(value).__name__}."
+                f"{field} has no effect on the token mixer of this model, {variant.mixer}; "
+                f"it is a field of {', '.join(readers)}."
             )
-    return dataclasses.replace(VARIANTS[name], **overrides)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from s2mlp_jax.models.depthwise import shift_kernels
 from s2mlp_jax.models.spatial_shift import (
     DIRECTIONS,
     PATTERNS,
@@ -51,23 +52,6 @@ def shift(pattern: str = "all", border: str = "keep", channels: int = 768) -> "F
     if pattern == "all":
         return _all_patterns(channels)
     return _one_pattern(pattern, border, channels)
-
-
-def shift_kernels(pattern: str) -> np.ndarray:
-    """Returns the one-hot kernels (groups, 3, 3) that a pattern equals inside the grid.
-
-    As a convolution of deep learning applies them, which is a cross-correlation:
-    out[i, j] = sum over (d, e) of kernel[d, e] * x[i + d - 1, j + e - 1].
-
-    Raises:
-      ValueError: unknown pattern.
-    """
-    directions = parse_pattern(pattern)
-    kernels = np.zeros((len(directions), 3, 3), np.float32)
-    for kernel, direction in zip(kernels, directions, strict=True):
-        rows, columns = DIRECTIONS[direction]
-        kernel[1 - rows, 1 - columns] = 1.0  # what moves right comes from the left
-    return kernels
 
 
 def _one_pattern(pattern: str, border: str, channels: int) -> "Figure":

@@ -1,0 +1,62 @@
+"""The axial shift of AS-MLP (arXiv 2107.08391, section 3.2 and Algorithm 1)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# What a token gets whose source lies outside the grid -> the mode of `jnp.pad` that gives it.
+AXIAL_BORDERS: dict[str, str] = {
+    "zero": "constant",
+    "circular": "wrap",
+    "reflect": "reflect",
+    "replicate": "edge",
+}
+
+
+def chunk_offsets(channels: int, shift_size: int, dilation: int) -> list[tuple[int, int]]:
+    """Returns (channels, offset in tokens) of each chunk, in order.
+
+    Chunk i of `shift_size` moves by (i - shift_size // 2) * dilation. Chunks have
+    ceil(channels / shift_size) channels, the last one what is left, as in the authors' code;
+    where that uses the channels up early, the last offsets do not occur.
+    """
+    size = -(-channels // shift_size)
+    starts = range(0, channels, size)
+    return [
+        (min(size, channels - start), (i - shift_size // 2) * dilation)
+        for i, start in enumerate(starts)
+    ]
+
+
+def axial_shift(
+    x: jax.Array, axis: int, shift_size: int = 5, dilation: int = 1, border: str = "zero"
+) -> jax.Array:
+    """Shifts chunks of the channels along one axis, each by an offset of its own.
+
+    Args:
+      x: (b, h, w, c).
+      axis: 1 moves along the rows' index (vertically), 2 along the columns'.
+      shift_size: how many chunks; from -(shift_size // 2) tokens on, one more a chunk, towards
+        the larger index.
+      dilation: multiplies the offsets.
+      border: one of `AXIAL_BORDERS`.
+
+    Returns:
+      (b, h, w, c), same dtype.
+
+    Raises:
+      ValueError: unknown border.
+    """
+    if border not in AXIAL_BORDERS:
+        raise ValueError(f"Unknown border {border!r}. Allowed are {', '.join(AXIAL_BORDERS)}.")
+    chunks = chunk_offsets(x.shape[-1], shift_size, dilation)
+    cuts = np.cumsum([channels for channels, _ in chunks])[:-1]
+    length = x.shape[axis]
+    shifted = []
+    for part, (_, offset) in zip(jnp.split(x, cuts, axis=-1), chunks, strict=True):
+        padding = [(0, 0)] * 4
+        padding[axis] = (max(offset, 0), max(-offset, 0))
+        padded = jnp.pad(part, padding, mode=AXIAL_BORDERS[border])
+        start = max(-offset, 0)
+        shifted.append(jax.lax.slice_in_dim(padded, start, start + length, axis=axis))
+    return jnp.concatenate(shifted, axis=-1)

@@ -1,0 +1,52 @@
+"""The depthwise 3x3 convolution that section 3.3 of the paper compares the shift with."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from s2mlp_jax.models.spatial_shift import DIRECTIONS, group_sizes, parse_pattern
+
+
+def shift_kernels(pattern: str) -> np.ndarray:
+    """Returns the one-hot kernels (groups, 3, 3) that a pattern equals inside the grid.
+
+    As convolutions are written in deep learning:
+    out[i, j] = sum over (d, e) of kernel[d, e] * x[i + d - 1, j + e - 1].
+
+    Raises:
+      ValueError: unknown pattern.
+    """
+    directions = parse_pattern(pattern)
+    kernels = np.zeros((len(directions), 3, 3), np.float32)
+    for kernel, direction in zip(kernels, directions, strict=True):
+        rows, columns = DIRECTIONS[direction]
+        kernel[1 - rows, 1 - columns] = 1.0  # what moves right comes from the left
+    return kernels
+
+
+def shift_as_depthwise(pattern: str, channels: int) -> np.ndarray:
+    """Returns `shift_kernels` for each channel, (3, 3, c): weights of `depthwise_convolution`."""
+    kernels = shift_kernels(pattern)
+    return np.moveaxis(np.repeat(kernels, group_sizes(channels, len(kernels)), axis=0), 0, -1)
+
+
+def depthwise_convolution(x: jax.Array, kernel: jax.Array, border: str) -> jax.Array:
+    """A 3x3 convolution of every channel by itself, as nine shifted products.
+
+    XLA fuses them into one loop; its own grouped convolution takes many times as long on a CPU
+    (`results/models.md`).
+
+    Args:
+      x: (b, h, w, c).
+      kernel: (3, 3, c); its entry [1, 1] is that of the token itself.
+      border: what lies outside of the grid: "zero"; "circular", the opposite edge; or "keep", the
+        nearest token, so that the weights of pattern (a) keep a token's value as the shift does.
+    """
+    mode = {"keep": "edge", "zero": "constant", "circular": "wrap"}[border]
+    padded = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], mode=mode)
+    h, w = x.shape[1:3]
+    result = jnp.zeros_like(x)
+    for i in range(3):
+        for j in range(3):
+            result = result + padded[:, i : i + h, j : j + w, :] * kernel[i, j][None, None, None, :]
+    return result

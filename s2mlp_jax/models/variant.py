@@ -1,0 +1,190 @@
+"""What an architecture is: the fields of the one skeleton, and what is allowed in them."""
+
+import dataclasses
+import math
+
+from s2mlp_jax.models.axial_shift import AXIAL_BORDERS
+from s2mlp_jax.models.layers import INITS, NORMS, drop_path_rates
+from s2mlp_jax.models.spatial_shift import BORDERS, group_sizes, parse_pattern
+
+# Mixer -> the fields that it reads, of those that not all do.
+MIXER_FIELDS: dict[str, tuple[str, ...]] = {
+    "shift": ("shift", "border"),
+    "depthwise": ("border", "depthwise_init"),
+    "token_mlp": ("token_expansion",),
+    "token_linear": (),
+    "split_shift": ("border", "branches", "fusion"),
+    "axial_shift": ("border", "shift_size", "dilation"),
+    "permute": ("segments", "branches", "fusion"),
+    "attention": ("head_dim",),
+    "bottleneck": (),
+}
+
+# Mixer -> the branches that it sums, of which a variant may leave some out.
+BRANCHES: dict[str, tuple[str, ...]] = {
+    "split_shift": ("shift1", "shift2", "identity"),
+    "permute": ("height", "width", "channel"),
+}
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "mixer": tuple(MIXER_FIELDS),
+    "depthwise_init": ("normal", "shift"),
+    "fusion": ("split_attention", "mean", "sum"),
+    "norm": NORMS,
+    "norm_position": ("post", "pre"),
+    "downsample": ("embed", "merge"),
+    "pool": ("mean", "class_token"),
+    "position": ("none", "learned"),
+    "init": tuple(INITS),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """An architecture. Every field can be overridden in `create_model` and in a config.
+
+    The defaults are S²-MLP's. What its paper leaves open is marked (open); `docs/fidelity.md`
+    gives the reasons, and those of the other papers.
+
+    Raises:
+      ValueError: at construction, if a field's value is not allowed.
+    """
+
+    depth: int  # blocks, N in the paper; of a pyramid those of its first stage
+    dim: int  # channels, c; of a pyramid those of its first stage
+    later_depths: tuple[int, ...] = ()  # of a pyramid: blocks of each stage that follows
+    later_dims: tuple[int, ...] = ()  # and channels; the grid's sides are halved before each
+    expansion: int = 4  # hidden width of the channel MLP over dim, r
+    patch_size: int = 16  # pixels, p
+
+    # How tokens talk: a key of MIXER_FIELDS, and what belongs to some of them.
+    mixer: str = "shift"
+    shift: str = "a"  # Table 7: a..j, none, or directions joined by "+"
+    border: str = "keep"  # Algorithm 1: keep; also zero, circular; axial_shift: AXIAL_BORDERS
+    depthwise_init: str = "normal"  # or shift: the kernels that make it the spatial shift (a)
+    token_expansion: float = 0.5  # hidden width of the token MLP over dim (MLP-Mixer)
+    shift_size: int = 5  # chunks of the axial shift (AS-MLP)
+    dilation: int = 1  # tokens between their offsets
+    branches: str = ""  # joined by "+", out of BRANCHES; "" for all (S²-MLPv2, ViP)
+    fusion: str = "split_attention"  # of the branches; or mean, sum
+    segments: int = 0  # tokens a side that permute is made for, in the first stage (ViP)
+    head_dim: int = 64  # channels a head of attention
+
+    # The skeleton around it.
+    norm: str = "layer_norm"  # or affine (ResMLP's), as in the deep variant; group_norm
+    norm_position: str = "post"  # x + norm(f(x)), Figure 1; or pre, x + f(norm(x))
+    norm_eps: float = 1e-5  # (open) of layer_norm and group_norm
+    affine_init: float = 1e-6  # (open) initial scale of affine at the end of a branch
+    layer_scale: float = 0.0  # initial scale of each channel at the end of a branch; 0: none
+    embed_norm: bool = True  # a norm after the patch embedding, section 3.2
+    final_norm: bool = False  # a norm before pooling
+    downsample: str = "embed"  # between stages: embed patches of 2x2; or merge, a norm first
+    pool: str = "mean"  # over tokens; or class_token, an additional one
+    position: str = "none"  # or learned: an embedding is added to the tokens
+    init: str = "normal"  # (open) of the weights: a key of layers.INITS
+    drop_path: float = 0.1  # (open) DeiT's rate
+    drop_path_rule: str = "linear"  # (open) linear in depth, or constant
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"Unknown {name} {getattr(self, name)!r}. Allowed are {', '.join(allowed)}."
+                )
+        for name in ("depth", "dim", "expansion", "patch_size", "shift_size", "dilation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if len(self.later_depths) != len(self.later_dims):
+            raise ValueError(
+                f"later_depths {self.later_depths} and later_dims {self.later_dims} "
+                "must be of the same length, one entry for each stage after the first."
+            )
+        if not all(isinstance(n, int) and n > 0 for n in (*self.later_depths, *self.later_dims)):
+            raise ValueError("later_depths and later_dims must hold integers of at least 1.")
+        if not 0.0 <= self.drop_path < 1.0:
+            raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}.")
+        drop_path_rates(self.drop_path, self.depth, self.drop_path_rule)
+        for dim in self.dims:
+            self._check_mixer(dim)
+
+    def _check_mixer(self, dim: int) -> None:
+        """Raises a ValueError if the mixer cannot be made with so many channels."""
+        uses = MIXER_FIELDS[self.mixer]
+        if "border" in uses:
+            borders = tuple(AXIAL_BORDERS) if self.mixer == "axial_shift" else BORDERS
+            if self.border not in borders:
+                raise ValueError(
+                    f"Unknown border {self.border!r} of {self.mixer}. "
+                    f"Allowed are {', '.join(borders)}."
+                )
+        if self.mixer == "shift":
+            group_sizes(dim, len(parse_pattern(self.shift)))
+        if self.mixer == "split_shift" or self.depthwise_init == "shift":
+            group_sizes(dim, 4)
+        if self.mixer == "token_mlp" and int(self.token_expansion * dim) < 1:
+            raise ValueError(f"token_expansion {self.token_expansion} of {dim} channels is none.")
+        if self.mixer in BRANCHES:
+            unknown = [name for name in self.branch_names if name not in BRANCHES[self.mixer]]
+            if unknown or len(set(self.branch_names)) < len(self.branch_names):
+                raise ValueError(
+                    f"branches {self.branches!r} of {self.mixer} must be some of "
+                    f"{', '.join(BRANCHES[self.mixer])}, each once, joined by '+'."
+                )
+        if self.mixer == "permute" and self.segments < 1:
+            raise ValueError(
+                "permute (ViP) is made for one size of the grid: set segments, the tokens a side, "
+                "which is the image size over the patch size."
+            )
+        if self.mixer == "attention" and (self.head_dim < 1 or dim % self.head_dim):
+            raise ValueError(f"head_dim {self.head_dim} does not divide {dim} channels.")
+        if self.mixer == "bottleneck" and self.patch_size not in (1, 4):
+            raise ValueError(
+                f"patch_size {self.patch_size} of a ResNet's stem must be 4 (7x7 convolution and "
+                "pooling) or 1 (3x3 convolution, for small images)."
+            )
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        return (self.dim, *self.later_dims)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Blocks of each stage."""
+        return (self.depth, *self.later_depths)
+
+    @property
+    def stride(self) -> int:
+        """Pixels a side of a token of the last stage: what an image's sides must be multiples of.
+
+        A ResNet rounds up, so that only its stem counts.
+        """
+        if self.mixer == "bottleneck":
+            return self.patch_size
+        return int(self.patch_size * 2 ** len(self.later_dims))
+
+    @property
+    def branch_names(self) -> tuple[str, ...]:
+        """The branches that the mixer sums, in order; none for one that has none."""
+        return tuple(self.branches.split("+")) if self.branches else BRANCHES.get(self.mixer, ())
+
+    @property
+    def bound_to_grid(self) -> str:
+        """Which weights fit one size of the grid only; "" for none: any size will do."""
+        if self.mixer in ("token_mlp", "token_linear", "permute"):
+            return f"the token mixer's ({self.mixer})"
+        return "the position embedding's" if self.position == "learned" else ""
+
+    def grids(self, image_size: int) -> list[int]:
+        """Returns the tokens a side of each stage for a square image.
+
+        Raises:
+          ValueError: if the image size (pixels) is not a multiple of the stride.
+        """
+        if image_size % self.stride:
+            stages = f" times 2 for each of {len(self.later_dims)} later stages"
+            raise ValueError(
+                f"image_size {image_size} is not a multiple of {self.stride}, the patch size"
+                f"{stages if self.stride != self.patch_size else ''}."
+            )
+        return [math.ceil(image_size / (self.patch_size * 2**i)) for i in range(len(self.dims))]
