@@ -4,6 +4,8 @@ Sources: [S2] arXiv 2106.07477, section 4.1. [DeiT] facebookresearch/deit, main.
 strategy the paper says it follows. [ours] the paper and DeiT are silent.
 """
 
+import typing
+
 import ml_collections
 from ml_collections import config_dict
 
@@ -16,6 +18,17 @@ def model_config(name: str) -> ml_collections.ConfigDict:
     for field, kind in field_types().items():
         config[field] = config_dict.placeholder(kind)
     return config
+
+
+def choose(variants: typing.Mapping[str, str], name: str) -> str:
+    """Returns the model of a config's argument, as in configs/mlp_mixer.py:b16.
+
+    Raises:
+      ValueError: for another argument; lists those there are.
+    """
+    if name not in variants:
+        raise ValueError(f"Unknown variant {name!r}. Allowed are {', '.join(variants)}.")
+    return variants[name]
 
 
 def get_config(model: str = "s2mlp_wide") -> ml_collections.ConfigDict:

@@ -31,6 +31,16 @@ def take_steps(run: Experiment, steps: int) -> tuple[TrainState, list[float]]:
     return state, losses
 
 
+_TWO_STAGES = {"model.depth": 1, "model.later_depths": (1,), "model.later_dims": (64,)}
+SMALLER: dict[str, dict[str, typing.Any]] = {
+    "as_mlp": _TWO_STAGES,
+    "deit": {"model.head_dim": 16},
+    "resnet": _TWO_STAGES | {"model.dim": 8, "model.later_dims": (16,)},
+    "s2mlp_v2": _TWO_STAGES,
+    "vip": _TWO_STAGES,
+}
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_trains_and_evaluates(name: str, tmp_path) -> None:  # noqa: ANN001
     """The recipe as it stands, on a model of its kind that is two blocks deep."""
@@ -44,6 +54,7 @@ def test_every_config_trains_and_evaluates(name: str, tmp_path) -> None:  # noqa
         "log.tensorboard": False,
         "data.num_threads": 1,
     }
+    overrides |= SMALLER.get(name, {})
     if name == "ablation_imagenet100":  # of which the tests prepare no stand-in
         overrides["data.name"] = "imagenet2012"
     config = load_config(str(ROOT / CONFIGS[name]), overrides)

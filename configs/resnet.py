@@ -1,0 +1,19 @@
+"""ResNet-50 on ImageNet-1K (arXiv 1512.03385) with the recipe of the others.
+
+So that what is compared is the model: neither the paper's recipe (SGD, 90 epochs) nor one made for
+this network.
+
+    python main.py --config=configs/resnet.py --workdir=/tmp/resnet
+"""
+
+import ml_collections
+
+from configs import common
+
+VARIANTS = {
+    "50": "resnet_50",
+}
+
+
+def get_config(variant: str = "50") -> ml_collections.ConfigDict:
+    return common.get_config(common.choose(VARIANTS, variant))
