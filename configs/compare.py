@@ -152,6 +152,13 @@ def _families(scale: str) -> dict[str, _Family]:
         heads = {"head_dim": dim // 4} if scale != "imagenet" else {}
         return {**isotropic(depth, dim), **heads}
 
+    def resnet(depth: int, dim: int) -> Fields:
+        if scale == "imagenet":
+            return {"dim": dim, "later_dims": (2 * dim, 4 * dim, 8 * dim)}
+        blocks = max(1, depth // 3)
+        later = {"later_depths": (blocks, blocks), "later_dims": (2 * dim, 4 * dim)}
+        return {"depth": blocks, "dim": dim, "patch_size": 1, **later}
+
     return {
         "mlp_mixer": _Family("mlp_mixer_s16", 4, isotropic),
         "resmlp": _Family("resmlp_12", 4, isotropic),
@@ -159,6 +166,7 @@ def _families(scale: str) -> dict[str, _Family]:
         "vip": _Family("vip_small_14", tokens, vip),
         "as_mlp": _Family("as_mlp_t", 2, two_stages),
         "deit": _Family("deit_ti", 64 if scale == "imagenet" else 4, deit),
+        "resnet": _Family("resnet_50", 1, resnet),
     }
 
 
@@ -177,8 +185,8 @@ def families(scale: str) -> dict[str, Fields]:
             best: tuple[float, Fields] | None = None
             # The depth of S²-MLP, or one block more or less where that fits better.
             for depth in (base.depth, base.depth - 1, base.depth + 1):
-                for step in range(1, 4 * base.dim // family.dims):
-                    fields = family.fields(depth, step * family.dims)
+                for dim in range(family.dims, 4 * base.dim, family.dims):
+                    fields = family.fields(depth, dim)
                     count = measure(get_variant(family.name, **fields), what)
                     error = abs(count / target - 1)
                     if best is None or error < best[0]:

@@ -145,7 +145,7 @@ def _with_batch(run: Experiment, batch_size: int) -> Experiment:
 
 def _step_seconds(run: Experiment) -> float:
     step = make_train_step(run)
-    batch = parallel.shard_batch(run.layout, _noise(run, run.config.train.batch_size))
+    batch = parallel.shard_batch(run.layout, noise(run, run.config.train.batch_size))
     state = run.draw_state()
 
     def take_step() -> typing.Any:
@@ -157,21 +157,21 @@ def _step_seconds(run: Experiment) -> float:
 
 
 def _eval_seconds(run: Experiment, batch_size: int) -> float:
-    noise = _noise(run, batch_size)
-    batch = parallel.shard_batch(run.layout, {**noise, "mask": np.ones(len(noise["label"]), bool)})
+    batch = parallel.shard_batch(run.layout, noise(run, batch_size, mask=True))
     variables = run.draw_state().variables
     return _median_seconds(lambda: run.eval_step(variables, batch))
 
 
-def _noise(run: Experiment, batch_size: int) -> Batch:
-    """Returns this process's part of a batch of noise."""
+def noise(run: Experiment, batch_size: int, mask: bool = False) -> Batch:
+    """Returns this process's part of a batch of noise, with an evaluation's mask if asked."""
     rng, size = np.random.default_rng(0), run.config.data.image_size
     local = len(parallel.local_positions(run.layout, batch_size))
     shape = (local, size, size, run.train_split.channels)
-    return {
+    batch = {
         "image": rng.integers(0, 256, shape, np.uint8),
         "label": rng.integers(0, run.model.num_classes, local, np.int32),
     }
+    return {**batch, "mask": np.ones(local, bool)} if mask else batch
 
 
 def _median_seconds(function: Callable[[], typing.Any]) -> float:

@@ -4,6 +4,7 @@
   python -m s2mlp_jax.sweep --config=configs/ablation_shift.py:cifar10 --workdir=W --list
   python -m s2mlp_jax.sweep --config=... --workdir=W --only=a,none --config.train.epochs=5
   python -m s2mlp_jax.sweep --config=... --workdir=W --shard=0/8
+  python -m s2mlp_jax.sweep --config=configs/compare.py:digits --workdir=W --measure
 
 A run is in WORKDIR/SETTING/SEED, a folder as main.py makes one. Stopped or killed, the same command
 goes on where it was. Exit codes: 0 all done; 2 bad input; 4 some runs failed, the others are
@@ -29,6 +30,7 @@ from s2mlp_jax import config as config_lib
 from s2mlp_jax import workdir as workdir_lib
 from s2mlp_jax.checkpoint import last_saved_step
 from s2mlp_jax.experiment import Experiment
+from s2mlp_jax.measure import measure_sweep
 from s2mlp_jax.progress import say
 from s2mlp_jax.signals import StopRequest
 from s2mlp_jax.sweep_log import Failure, SweepLog, read_failure, settled
@@ -207,6 +209,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="train runs of the same shapes as one program; auto: if that is quicker",
     )
     parser.add_argument("--list", action="store_true", help="say what would run, and its cost")
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="train nothing: measure the settings' speed and memory side by side, for the report",
+    )
     flags, rest = parser.parse_known_args(arguments)
     logging.set_verbosity(logging.ERROR)
     try:
@@ -223,6 +230,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             left = runs_left(sweep, pathlib.Path(flags.workdir))
             for line in sweep.describe(left):
                 say(line)
+            return 0
+        if flags.measure:
+            say(f"Wrote {measure_sweep(sweep, flags.workdir)}")
             return 0
         failed = run_sweep(sweep, flags.workdir, flags.vectorize)
     except ValueError as error:

@@ -135,6 +135,41 @@ def test_golden_text(sweep: pathlib.Path) -> None:
     assert text == GOLDEN.read_text()
 
 
+def write_speed(sweep: pathlib.Path) -> None:
+    """Writes what `sweep --measure` does; "odd" was not measured."""
+    environment = json.loads((sweep / "base/0/environment.json").read_text())
+    settings = {
+        name: {
+            "train_images_per_second": 1000.0 / i,
+            "eval_images_per_second": 5000.0 / i,
+            "memory_bytes": i * 2**20,
+        }
+        for i, name in enumerate(list(TOP1)[:3], start=1)
+    }
+    content = {"environment": environment, "rounds": 5, "settings": settings}
+    write_json(sweep / "speed.json", content)
+
+
+def test_accuracy_beside_what_it_costs(sweep: pathlib.Path) -> None:
+    assert "training images/s" not in (write_report([sweep]) / "report.md").read_text()
+    write_speed(sweep)
+    folder = write_report([sweep])
+    text = (folder / "report.md").read_text()
+    assert "| small | 81.00 ± 1.00 | 5,000 | 20,000 | 1,000 | 2.00 | 5,000 | 2.00 | 1.0 |" in text
+    assert "| base | 91.00 ± 1.00 | 4,000 | 20,000 | 500 | 1.00 | 2,500 | 1.00 | 2.0 |" in text
+    assert "medians over 5 rounds" in text
+    assert "Commit 0123abc; Python 3.11.7, jax 0.10.2" in text
+    assert (folder / "report.html").read_text().count("data:image/png;base64,") == 3
+    from s2mlp_jax.report import plots
+
+    figure = plots.trade_offs(read_study(sweep))
+    axes = {ax.get_xlabel(): ax for ax in figure.axes}
+    assert len(axes) == 6  # five costs, and the panel of the legend
+    drawn = [box.lines[0] for box in axes["training, images/s"].containers]
+    assert [tuple(line.get_xdata()) for line in drawn] == [(1000.0,), (500.0,), (1000 / 3,)]
+    assert [round(float(line.get_ydata()[0]), 6) for line in drawn] == [81.0, 91.0, 92.0]
+
+
 def test_differences_are_paired_by_seed(sweep: pathlib.Path) -> None:
     study = read_study(sweep)
     small = paired_difference(study.done("small"), study.done("base"))

@@ -8,11 +8,13 @@ import re
 import signal
 import typing
 
+import ml_collections
 import pytest
 
+from s2mlp_jax import measure
 from s2mlp_jax import sweep as sweep_lib
 from s2mlp_jax import train as train_lib
-from s2mlp_jax.config import load_config, load_module
+from s2mlp_jax.config import load_config, load_module, model_variant
 from s2mlp_jax.experiment import Experiment
 from s2mlp_jax.models.cost import paper_parameters, variant_cost
 from s2mlp_jax.models.variants import field_types, get_variant
@@ -268,6 +270,52 @@ def test_ablations_at_every_scale(name: str, scale: str) -> None:
     if name != "ablation_depth" or scale == "imagenet100":
         # The baseline is the scale's base model: where the tables of the paper meet.
         assert configs[table["baseline"]] == load_config(path)
+
+
+def test_measuring_trains_nothing_and_is_for_the_report(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "_SECONDS", 0.0)
+    flags = [f"--config={SHIFT}", f"--workdir={tmp_path}", "--only=a,none", "--measure"]
+    assert sweep_lib.main([*flags, *tiny_flags()]) == 0
+    written = json.loads((tmp_path / "speed.json").read_text())
+    assert list(written["settings"]) == ["a", "none"]
+    for figures in written["settings"].values():
+        assert all(value > 0 for value in figures.values())
+    assert [path.name for path in tmp_path.iterdir()] == ["speed.json"]
+
+
+@pytest.mark.parametrize("scale", ["digits", "cifar10_small", "cifar10", "imagenet"])
+def test_the_comparison_is_on_equal_terms(scale: str) -> None:
+    """One recipe; mixers of equal width and depth; families of equal size, within a tenth."""
+    path = f"{ROOT}/configs/compare.py:{scale}"
+    module, _ = load_module(path)
+    classes, channels = module.SCALES[scale].classes, module.SCALES[scale].channels
+    base = load_config(path)
+    size = base.data.image_size
+
+    def cost(config: ml_collections.ConfigDict) -> tuple[int, int]:
+        found = variant_cost(model_variant(config), size, classes, channels)
+        return found.parameters, found.macs + found.attention_macs
+
+    parameters, macs = cost(base)
+    for name, fields in module.sweep(scale).items():
+        config = load_config(path, fields)
+        for part in ("data", "augment", "train", "optimizer", "eval"):
+            assert config[part] == base[part], (name, part)
+        if not name.startswith("resnet"):
+            assert config.model.drop_path == base.model.drop_path
+        if "=" in name:
+            found, target = (
+                (cost(config)[0], parameters) if "=params" in name else (cost(config)[1], macs)
+            )
+            assert abs(found / target - 1) < 0.1, (name, found, target)
+        else:
+            same = (config.model.depth, config.model.dim, config.model.patch_size)
+            assert same == (base.model.depth, base.model.dim, base.model.patch_size)
+    assert module.table(scale)["baseline"] in module.sweep(scale)
+    with pytest.raises(ValueError, match="Allowed are digits, cifar10_small"):
+        module.sweep("cifar")
 
 
 @pytest.mark.parametrize("name", [name for name in ABLATIONS if name != "ablation_border"])

@@ -3,7 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 from s2mlp_jax.report.runs import Study
-from s2mlp_jax.report.tables import Provenance, Table, runs_table, sentences, settings_table
+from s2mlp_jax.report.tables import (
+    Provenance,
+    Table,
+    runs_table,
+    sentences,
+    settings_table,
+    speed_table,
+)
 
 
 def report(studies: Sequence[Study], plots: Mapping[str, Sequence[str]]) -> str:
@@ -28,7 +35,10 @@ def report(studies: Sequence[Study], plots: Mapping[str, Sequence[str]]) -> str:
 def summary(study: Study) -> list[str]:
     """Returns the paragraphs of a study without its plots and runs."""
     heading = [f"## {study.title}", f"`{study.config}`"]
-    return [*heading, render(settings_table(study)), *sentences(study)]
+    parts = [*heading, render(settings_table(study)), *sentences(study)]
+    if speed := speed_table(study):
+        parts.append(render(speed))
+    return parts
 
 
 def render(table: Table) -> str:

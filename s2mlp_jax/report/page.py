@@ -5,7 +5,14 @@ import html
 from collections.abc import Mapping, Sequence
 
 from s2mlp_jax.report.runs import Study
-from s2mlp_jax.report.tables import Provenance, Table, runs_table, sentences, settings_table
+from s2mlp_jax.report.tables import (
+    Provenance,
+    Table,
+    runs_table,
+    sentences,
+    settings_table,
+    speed_table,
+)
 
 _STYLE = """
 :root { color-scheme: light; --line: #d8dde3; --quiet: #5b6672; --paper: #f5f7f9; }
@@ -46,6 +53,8 @@ def report(studies: Sequence[Study], plots: Mapping[str, Mapping[str, bytes]]) -
         body.append(f'<p class="quiet"><code>{_text(study.config)}</code></p>')
         body.append(_render(settings_table(study), baseline=study.baseline))
         body += [f"<p>{_text(sentence)}</p>" for sentence in sentences(study)]
+        if speed := speed_table(study):
+            body.append(_render(speed, baseline=study.baseline))
         for title, png in plots.get(study.name, {}).items():
             data = base64.b64encode(png).decode()
             body.append(f'<img alt="{_text(title)}" src="data:image/png;base64,{data}">')

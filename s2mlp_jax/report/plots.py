@@ -12,6 +12,7 @@ if typing.TYPE_CHECKING:
 
 # Okabe and Ito's colours, apart for colour-blind eyes too; with two line styles they serve 14.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_MARKERS = ("o", "s", "^", "D")
 _QUIET = "#8a94a0"
 
 
@@ -88,6 +89,54 @@ def curves(study: Study) -> "Figure":
             frameon=False,
             fontsize="small",
         )
+    return figure
+
+
+def trade_offs(study: Study) -> "Figure":
+    """Draws top-1 of every setting, mean ± standard deviation, against each of its costs."""
+    from matplotlib.figure import Figure
+
+    measured = study.speed["settings"]
+    shown = [name for name in study.settings if study.done(name) and name in measured]
+
+    def of_result(figure: str) -> list[float]:
+        return [study.done(name)[0].result[figure] for name in shown]
+
+    def of_speed(figure: str, scale: float = 1.0) -> list[float]:
+        return [scale * measured[name][figure] for name in shown]
+
+    costs = {
+        "parameters": of_result("parameters"),
+        "multiply-accumulates an image": of_result("macs"),
+        "training, images/s": of_speed("train_images_per_second"),
+        "inference, images/s": of_speed("eval_images_per_second"),
+        "memory of a training step, MiB": of_speed("memory_bytes", 2**-20),
+    }
+    figure = Figure(figsize=(11.0, 8.0), layout="constrained")
+    panels = figure.subplots(2, 3).flat
+    accuracies = [[100 * run.figure("accuracy_top1") for run in study.done(n)] for n in shown]
+    for panel, (label, values) in zip(panels, costs.items(), strict=False):
+        for i, (value, accuracy) in enumerate(zip(values, accuracies, strict=True)):
+            panel.errorbar(
+                value,
+                statistics.fmean(accuracy),
+                yerr=spread(accuracy),
+                fmt=_MARKERS[i // len(_COLOURS) % len(_MARKERS)],
+                color=_COLOURS[i % len(_COLOURS)],
+                markersize=6,
+                capsize=2,
+                linewidth=1,
+                label=shown[i],
+            )
+        panel.set_xlabel(label)
+        panel.set_ylabel("top-1, %")
+        panel.grid(color="#e3e7eb")
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+    rest = figure.axes[len(costs)]
+    rest.set_axis_off()
+    handles = figure.axes[0].get_legend_handles_labels()
+    rest.legend(*handles, loc="center", ncols=2, frameon=False, fontsize="small")
     return figure
 
 

@@ -78,6 +78,7 @@ class Study:
       baseline: the setting that the others are compared with, "" for none.
       note: on the whole table.
       seeds: runs of a setting, by seed.
+      speed: of `speed.json` (`python -m s2mlp_jax.sweep --measure`); empty if it is not there.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Study:
     note: str
     settings: dict[str, Json]
     seeds: dict[str, list[Run]]
+    speed: Json = dataclasses.field(default_factory=dict)
 
     def done(self, setting: str) -> list[Run]:
         """Returns the finished runs of a setting."""
@@ -125,6 +127,7 @@ def read_study(folder: str | pathlib.Path) -> Study:
             note=head.get("note", ""),
             settings=rows,
             seeds=seeds,
+            speed=_read(folder / "speed.json"),
         )
     if (folder / "config.json").exists():
         name, config = folder.resolve().name, json.loads((folder / "config.json").read_text())
@@ -142,17 +145,17 @@ def read_study(folder: str | pathlib.Path) -> Study:
     )
 
 
+def _read(path: pathlib.Path) -> Json:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def _seeds(setting: str, folder: pathlib.Path) -> list[Run]:
     seeds = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
     return [_run(setting, seed, folder / str(seed)) for seed in seeds]
 
 
 def _run(setting: str, seed: int, folder: pathlib.Path) -> Run:
-    def read(name: str) -> Json:
-        path = folder / name
-        return json.loads(path.read_text()) if path.exists() else {}
-
-    result, failure = read("result.json"), read("failure.json")
+    result, failure = _read(folder / "result.json"), _read(folder / "failure.json")
     return Run(
         setting=setting,
         seed=seed,
@@ -160,6 +163,6 @@ def _run(setting: str, seed: int, folder: pathlib.Path) -> Run:
         status="done" if result else "failed" if failure else "unfinished",
         result=result,
         lines=read_metrics(folder / "metrics.jsonl"),
-        environment=read("environment.json"),
+        environment=_read(folder / "environment.json"),
         error=failure.get("error", ""),
     )

@@ -67,6 +67,36 @@ def settings_table(study: Study) -> Table:
     return Table(head, rows, groups, notes)
 
 
+def speed_table(study: Study) -> Table | None:
+    """Accuracy beside what it costs, as measured side by side; None if that was not measured."""
+    measured = study.speed.get("settings", {})
+    if not measured:
+        return None
+    base = measured.get(study.baseline)
+    head = ["setting", "top-1 %", "parameters", "MACs an image", "training images/s"]
+    head += [f"of {study.baseline}"] if base else []
+    head += ["inference images/s"] + ([f"of {study.baseline}"] if base else []) + ["memory, MiB"]
+    rows = []
+    for name in study.settings:
+        runs, speed = study.done(name), measured.get(name)
+        if speed is None:
+            continue
+        row = [name, _percent(runs, "accuracy_top1"), _same(runs, "parameters")]
+        row.append(_same(runs, "macs"))
+        for figure in ("train_images_per_second", "eval_images_per_second"):
+            row.append(f"{speed[figure]:,.0f}")
+            row += [f"{speed[figure] / base[figure]:.2f}"] if base else []
+        rows.append([*row, f"{speed['memory_bytes'] / 2**20:,.1f}"])
+    environment = dict(_provenance(study.speed["environment"]))
+    note = (
+        f"Images per second: medians over {study.speed['rounds']} rounds, in each of which every "
+        "setting had its turn, on synthetic images; training is the whole step, inference a batch "
+        "of an evaluation. Memory: of a training step as XLA lays it out. "
+        f"Commit {environment['commit']}; {environment['versions']}; {environment['hardware']}."
+    )
+    return Table(head, rows, notes=[note])
+
+
 def _percent(runs: list[Run], figure: str) -> str:
     if not runs:
         return "–"

@@ -76,7 +76,10 @@ def _draw(study: Study) -> dict[str, bytes]:
     if not any(run.status == "done" for run in study.runs):
         return {}
     drawn = {}
-    for title, draw in (("settings", plots.settings), ("curves", plots.curves)):
+    pictures = {"settings": plots.settings, "curves": plots.curves}
+    if study.speed:
+        pictures["trade_offs"] = plots.trade_offs
+    for title, draw in pictures.items():
         file = io.BytesIO()
         draw(study).savefig(file, format="png", dpi=150)
         drawn[title] = file.getvalue()

@@ -1,0 +1,119 @@
+"""How fast the settings of a sweep train and infer, side by side, and what memory they take."""
+
+import dataclasses
+import pathlib
+import statistics
+import time
+import typing
+from collections.abc import Callable
+
+import jax
+
+from s2mlp_jax import workdir as workdir_lib
+from s2mlp_jax.experiment import Experiment
+from s2mlp_jax.parallel import shard_batch
+from s2mlp_jax.progress import say
+from s2mlp_jax.step_cost import compile_step, noise
+from s2mlp_jax.sweep_runs import Sweep
+from s2mlp_jax.train import make_train_step
+
+FILE = "speed.json"
+_SECONDS = 0.5  # that a figure is measured for, in each round
+
+
+@dataclasses.dataclass
+class _Candidate:
+    """A setting, compiled; what it needs is on the host while others are measured."""
+
+    name: str
+    run: Experiment
+    state: typing.Any
+    train_step: jax.stages.Wrapped
+    memory: int
+    train_seconds: list[float] = dataclasses.field(default_factory=list)
+    eval_seconds: list[float] = dataclasses.field(default_factory=list)
+
+
+def measure_sweep(sweep: Sweep, workdir: str | pathlib.Path, rounds: int = 5) -> pathlib.Path:
+    """Measures the settings of a sweep's runs on synthetic images, and writes `speed.json`.
+
+    Every setting is measured once a round, as what else runs on a machine changes with time; the
+    figure is the median over the rounds. Training is the whole step, with its augmentation;
+    inference is an evaluation's batch. Memory is that of the training step as XLA lays it out, for
+    weights, optimizer, batch and all that lives within the step, on one device.
+
+    Args:
+      workdir: of the sweep; the report reads the file there.
+
+    Returns:
+      The file.
+    """
+    workdir = pathlib.Path(workdir).absolute()
+    candidates = []
+    for run in {run.setting: run for run in sweep.runs}.values():
+        experiment = sweep.experiment(run)
+        compiled = compile_step(experiment)
+        state = jax.device_get(experiment.draw_state())
+        memory = compiled.memory.total if compiled.memory else 0
+        step = make_train_step(experiment)
+        candidates.append(_Candidate(run.setting, experiment, state, step, memory))
+        say(f"compiled  {run.setting}")
+    for number in range(rounds):
+        for candidate in candidates:
+            _measure(candidate)
+        say(f"measured  round {number + 1} of {rounds}")
+    settings = {}
+    for candidate in candidates:
+        config = candidate.run.config
+        train, infer = (
+            size / statistics.median(seconds)
+            for size, seconds in (
+                (config.train.batch_size, candidate.train_seconds),
+                (_eval_size(candidate.run), candidate.eval_seconds),
+            )
+        )
+        settings[candidate.name] = {
+            "train_images_per_second": train,
+            "eval_images_per_second": infer,
+            "memory_bytes": candidate.memory,
+        }
+        say(
+            f"{candidate.name:<20}{train:>10,.0f} images/s in training{infer:>10,.0f} in inference"
+            f"{candidate.memory / 2**20:>10,.1f} MiB"
+        )
+    described = {"environment": workdir_lib.environment(), "rounds": rounds, "settings": settings}
+    workdir.mkdir(parents=True, exist_ok=True)
+    workdir_lib.write_json(workdir / FILE, described)
+    return workdir / FILE
+
+
+def _eval_size(run: Experiment) -> int:
+    devices = run.layout.mesh.size
+    return -(-run.config.eval.batch_size // devices) * devices
+
+
+def _measure(candidate: _Candidate) -> None:
+    run = candidate.run
+    like = run.abstract_state()
+    state = jax.tree.map(lambda x, a: jax.device_put(x, a.sharding), candidate.state, like)
+    train_batch = shard_batch(run.layout, noise(run, run.config.train.batch_size))
+    eval_batch = shard_batch(run.layout, noise(run, _eval_size(run), mask=True))
+    candidate.eval_seconds.append(_seconds(lambda: run.eval_step(state.variables, eval_batch)))
+
+    def take_step() -> typing.Any:
+        nonlocal state
+        state, metrics = candidate.train_step(state, train_batch, run.key)
+        return metrics
+
+    candidate.train_seconds.append(_seconds(take_step))
+
+
+def _seconds(function: Callable[[], typing.Any]) -> float:
+    """The median of a call's seconds, over as many as half a second takes, three at least."""
+    jax.block_until_ready(function())
+    taken: list[float] = []
+    while sum(taken) < _SECONDS or len(taken) < 3:
+        start = time.perf_counter()
+        jax.block_until_ready(function())
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
