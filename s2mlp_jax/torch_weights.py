@@ -1,7 +1,8 @@
 """Weights from and to PyTorch's models of timm, in numpy: no PyTorch, and no jax, is needed.
 
-What is renamed and turned over is in `torch_tables`. Weights alone are mapped: that timm's model
-has the same epsilon in its norms, and as many heads, is up to who makes it.
+What is renamed is in `torch_tables`, what is turned over in `torch_layouts`. Weights alone are
+mapped: that timm's model has the same epsilon in its norms, and as many heads, is up to who makes
+it.
 """
 
 import typing
@@ -9,7 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from s2mlp_jax.torch_tables import IGNORED, Free, Shape, table
+from s2mlp_jax.torch_layouts import Free, Shape
+from s2mlp_jax.torch_tables import IGNORED, table
 
 if typing.TYPE_CHECKING:
     from s2mlp_jax.models.variant import Variant
@@ -24,13 +26,14 @@ def from_torch(
     """Makes our variables of a state dict.
 
     Args:
-      variant: MLP-Mixer, ResMLP or DeiT.
+      variant: MLP-Mixer, ResMLP, DeiT or ResNet.
       state_dict: timm's names -> arrays of any float type.
       num_classes: what the head must have; as many as it has by default.
       image_size: pixels, what the weights must be for; any by default.
 
     Returns:
-      `{"params": ...}`, nested, float32: what `model.apply` takes.
+      `{"params": ...}`, nested, float32: what `model.apply` takes. A ResNet's running statistics
+      are its "batch_stats".
 
     Raises:
       ValueError: a variant that timm has not; or names that are missing, names that are not
@@ -57,7 +60,7 @@ def to_torch(variant: "Variant", variables: Mapping[str, typing.Any]) -> dict[st
     """Makes a state dict of our variables.
 
     Args:
-      variant: MLP-Mixer, ResMLP or DeiT.
+      variant: MLP-Mixer, ResMLP, DeiT or ResNet.
       variables: `{"params": ...}`, nested, of numpy or jax arrays.
 
     Returns:

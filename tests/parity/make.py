@@ -14,6 +14,7 @@ import numpy as np
 import timm
 import torch
 from timm.models.mlp_mixer import Affine, MlpMixer, ResBlock
+from timm.models.resnet import Bottleneck, ResNet, make_blocks
 from timm.models.vision_transformer import VisionTransformer
 
 FOLDER = pathlib.Path(__file__).parent
@@ -43,6 +44,18 @@ def deit() -> torch.nn.Module:
     return VisionTransformer(
         OBLONG, PATCH, num_classes=CLASSES, embed_dim=DIM, depth=DEPTH, num_heads=2
     )
+
+
+def resnet() -> torch.nn.Module:
+    """Two stages of 4 and 8 channels; timm's stem would have 64."""
+    model = ResNet(Bottleneck, (1, 1, 1, 1), CLASSES)
+    model.conv1 = torch.nn.Conv2d(3, 4, 7, 2, 3, bias=False)
+    model.bn1 = torch.nn.BatchNorm2d(4)
+    stages, _ = make_blocks((Bottleneck,) * 2, (4, 8), (2, 1), inplanes=4)
+    for name, stage in [*stages, ("layer3", torch.nn.Identity()), ("layer4", torch.nn.Identity())]:
+        setattr(model, name, stage)
+    model.fc = torch.nn.Linear(32, CLASSES)
+    return model
 
 
 # timm's layers -> ours, `{i}` and `{i:02d}` being a block's number. What mixes tokens works on
@@ -85,15 +98,31 @@ FAMILIES: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, int], dict[s
     ),
 }
 
+# timm's blocks of the ResNet -> ours.
+_RESNET = {"layer1.0": "block_00", "layer1.1": "block_01", "layer2.0": "block_02"}
+FAMILIES["resnet"] = (
+    resnet,
+    (10, 14),  # 5x7, then 3x4, then 2x2: sides are rounded up
+    {
+        "bn1": "norm_stem",
+        **{f"{timm_}.bn{k}": f"{ours}/norm_{k}" for timm_, ours in _RESNET.items() for k in "123"},
+        "layer1.0.downsample": "block_00/norm_skip",
+        "layer2.0.downsample": "block_02/norm_skip",
+        **_RESNET,
+        "": "logits",
+    },
+)
+
 # Small tokens at the start, beside which the norms' epsilon is seen.
-_SMALL = ("stem.", "patch_embed.", "cls_token", "pos_embed")
-_SCALES = ("norm1.weight", "norm2.weight", "norm.weight", ".alpha", ".ls1", ".ls2")
+_SMALL = ("stem.", "patch_embed.", "cls_token", "pos_embed", "conv1.", "bn1.running_mean")
+_NORMS = ("norm", "norm1", "norm2", "bn1", "bn2", "bn3", "downsample.1")
+_SCALES = (*(f"{norm}.weight" for norm in _NORMS), ".alpha", ".ls1", ".ls2", "running_var")
 
 
 def draw(name: str, shape: tuple[int, ...], rng: np.random.RandomState) -> np.ndarray:
     """Draws a weight such that its part of the model matters: no scale is 1 or tiny, no bias 0."""
     if name.endswith(_SCALES):
-        value = rng.uniform(0.5, 1.5, shape)
+        value = rng.uniform(0.5, 1.5, shape) * (1e-3 if name == "bn1.running_var" else 1)
     else:
         value = rng.standard_normal(shape) * (0.02 if name.startswith(_SMALL) else 0.3)
     return value.astype(np.float32)
@@ -116,6 +145,7 @@ def make(family: str) -> dict[str, np.ndarray]:
 
         def hook(module: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
             output = output.transpose(1, 2) if turned else output
+            output = output.permute(0, 2, 3, 1) if output.ndim == 4 else output
             outputs[f"output/{name}"] = output.numpy().astype(np.float32)
 
         model.get_submodule(layer).register_forward_hook(hook)
