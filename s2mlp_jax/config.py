@@ -17,7 +17,7 @@ import ml_collections
 from s2mlp_jax.data.augment import Crops
 from s2mlp_jax.data.mix import Augmentation
 from s2mlp_jax.data.pipeline import ON_CORRUPT
-from s2mlp_jax.models.backbone import Backbone
+from s2mlp_jax.models import Model, build
 from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.models.variants import field_types, get_variant
 
@@ -251,10 +251,10 @@ def make_augmentation(config: ml_collections.ConfigDict) -> Augmentation:
     return Augmentation(**config.augment.to_dict())
 
 
-def make_model(config: ml_collections.ConfigDict, num_classes: int) -> Backbone:
+def make_model(config: ml_collections.ConfigDict, num_classes: int) -> Model:
     """Returns the model of a completed config."""
     dtype, remat = DTYPES[config.train.dtype], config.train.remat
-    return Backbone(model_variant(config), num_classes, dtype, remat)
+    return build(model_variant(config), num_classes, dtype, remat)
 
 
 def model_variant(config: ml_collections.ConfigDict) -> Variant:

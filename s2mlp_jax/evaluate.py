@@ -10,20 +10,20 @@ import numpy as np
 import optax
 
 from s2mlp_jax.data.mix import normalize
-from s2mlp_jax.models.backbone import Backbone
+from s2mlp_jax.models import Model
 from s2mlp_jax.parallel import Layout, shard_batch
 
 EvalStep = Callable[[typing.Any, dict[str, jax.Array]], dict[str, jax.Array]]
 
 
 def make_eval_step(
-    model: Backbone, mean: tuple[float, ...], std: tuple[float, ...], layout: Layout
+    model: Model, mean: tuple[float, ...], std: tuple[float, ...], layout: Layout
 ) -> EvalStep:
-    """Returns a jitted function from (params, batch) to sums over the batch's real images."""
+    """Returns a jitted function from (variables, batch) to sums over the batch's real images."""
 
-    def eval_step(params: typing.Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def eval_step(variables: typing.Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         images = normalize(batch["image"], mean, std)
-        logits = model.apply({"params": layout.gather(params)}, images, train=False)
+        logits = model.apply(layout.gather(variables), images, train=False)
         labels, mask = batch["label"], batch["mask"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         # How many classes come before the label: those it does not beat. A tie goes to the
@@ -44,22 +44,22 @@ def make_eval_step(
 
     return jax.jit(
         eval_step,
-        in_shardings=(None, layout.batch),  # the parameters as they come, whole or cut
+        in_shardings=(None, layout.batch),  # the variables as they come, whole or cut
         out_shardings=layout.replicated,
     )
 
 
 def evaluate(
     eval_step: EvalStep,
-    params: Mapping[str, typing.Any],
+    variables: Mapping[str, typing.Any],
     batches: Iterable[dict[str, np.ndarray]],
     layout: Layout,
     expected_count: int,
 ) -> dict[str, float]:
-    """Evaluates one or more sets of parameters in one pass over the data.
+    """Evaluates one or more sets of variables in one pass over the data.
 
     Args:
-      params: a name, such as "eval", and its parameters.
+      variables: a name, such as "eval", and what the model is applied with.
 
     Returns:
       For each name NAME/accuracy_top1 and NAME/accuracy_top5 as fractions, NAME/loss (nats,
@@ -74,14 +74,14 @@ def evaluate(
         on_device = shard_batch(layout, batch)
         sums = {
             f"{name}/{figure}": value
-            for name, tree in params.items()
+            for name, tree in variables.items()
             for figure, value in eval_step(tree, on_device).items()
         }
         _add(totals, pending)  # of the batch before: so two are in flight, not all
         pending = sums
     _add(totals, pending)
     result: dict[str, float] = {}
-    for name in params:
+    for name in variables:
         count, corrupt = totals[f"{name}/count"], totals[f"{name}/corrupt"]
         if count + corrupt != expected_count or count == 0:
             left_out = f" and left out {corrupt}" if corrupt else ""

@@ -15,7 +15,7 @@ from s2mlp_jax import optim, parallel
 from s2mlp_jax.data import sources
 from s2mlp_jax.data.pipeline import Batch, eval_batches, train_batches
 from s2mlp_jax.evaluate import EvalStep, evaluate, make_eval_step
-from s2mlp_jax.models.backbone import Backbone
+from s2mlp_jax.models import Model
 from s2mlp_jax.models.cost import Cost, variant_cost
 from s2mlp_jax.state import TrainState, create_state
 
@@ -33,7 +33,7 @@ class Experiment:
     layout: parallel.Layout
     train_split: sources.Split
     eval_split: sources.Split
-    model: Backbone
+    model: Model
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     eval_step: EvalStep
@@ -163,11 +163,11 @@ class Experiment:
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Evaluates the parameters ("eval/...") and their average, if any ("eval_ema/...")."""
-        params = {"eval": state.params}
-        if state.ema_params is not None:
-            params["eval_ema"] = state.ema_params
+        variables = {"eval": state.variables}
+        if state.ema_variables is not None:
+            variables["eval_ema"] = state.ema_variables
         batches, count = self.eval_batches(), len(self.eval_split)
-        return evaluate(self.eval_step, params, batches, self.layout, count)
+        return evaluate(self.eval_step, variables, batches, self.layout, count)
 
 
 def open_data(config: ml_collections.ConfigDict) -> tuple[sources.Split, sources.Split]:

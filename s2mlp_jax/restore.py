@@ -26,10 +26,9 @@ class Restored(typing.NamedTuple):
     step: int
 
     @property
-    def params(self) -> typing.Any:
-        """The parameters that a run is judged by: their average, where one is kept."""
-        averaged = self.state.ema_params
-        return self.state.params if averaged is None else averaged
+    def variables(self) -> dict[str, typing.Any]:
+        """The variables that a run is judged by: their average, where one is kept."""
+        return self.state.ema_variables or self.state.variables
 
 
 def restore_run(

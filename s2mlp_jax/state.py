@@ -7,22 +7,41 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from s2mlp_jax.models import init
-from s2mlp_jax.models.backbone import Backbone
+from s2mlp_jax.models import Model, init
 from s2mlp_jax.rng import stream_key
 
 
 class TrainState(typing.NamedTuple):
-    """The state after `step` updates; `ema_params` is None where no average is kept."""
+    """The state after `step` updates.
+
+    Attributes:
+      model_state: variables that training changes without gradients, collection -> arrays: the
+        running statistics of batch norms. {} for models that have none.
+      ema_params, ema_model_state: their averages; None where no average is kept.
+    """
 
     step: jax.Array
     params: typing.Any
     opt_state: typing.Any
+    model_state: typing.Any
     ema_params: typing.Any
+    ema_model_state: typing.Any
+
+    @property
+    def variables(self) -> dict[str, typing.Any]:
+        """What the model is applied with."""
+        return {"params": self.params, **self.model_state}
+
+    @property
+    def ema_variables(self) -> dict[str, typing.Any] | None:
+        """The averages, to apply the model with; None where no average is kept."""
+        if self.ema_params is None:
+            return None
+        return {"params": self.ema_params, **self.ema_model_state}
 
 
 def create_state(
-    model: Backbone,
+    model: Model,
     optimizer: optax.GradientTransformation,
     key: jax.Array,
     image_size: int,
@@ -30,19 +49,20 @@ def create_state(
     use_ema: bool,
 ) -> TrainState:
     """Draws the weights of a run; `key` is the run's."""
-    params = init(model, stream_key(key, "params"), image_size, channels)["params"]
+    model_state = init(model, stream_key(key, "params"), image_size, channels)
+    params = model_state.pop("params")
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(params),
+        model_state=model_state,
         ema_params=jax.tree.map(jnp.zeros_like, params) if use_ema else None,
+        ema_model_state=jax.tree.map(jnp.zeros_like, model_state) if use_ema else None,
     )
 
 
-def update_ema(
-    ema_params: typing.Any, params: typing.Any, decay: float, count: jax.Array
-) -> typing.Any:
-    """Moves the average of the weights by one update.
+def update_ema(average: typing.Any, new: typing.Any, decay: float, count: jax.Array) -> typing.Any:
+    """Moves an average of the weights, or of the model's state, by one update.
 
     The weights of the average are those of a zero-started average with its bias corrected:
     after t updates those of update i are proportional to decay^(t-i) and sum to one. So the
@@ -52,4 +72,4 @@ def update_ema(
       count: updates including this one, from 1; the state's step serves.
     """
     rate = (1.0 - decay) / -jnp.expm1(count * math.log(decay))
-    return jax.tree.map(lambda e, p: e + rate * (p - e), ema_params, params)
+    return jax.tree.map(lambda e, p: e + rate * (p - e), average, new)

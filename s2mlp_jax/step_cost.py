@@ -85,7 +85,8 @@ def bytes_on_a_device(tree: typing.Any) -> int:
 def _memory(run: Experiment, arguments: typing.Any, analysis: typing.Any) -> Memory:
     state, batch, _ = arguments
     held, inputs = bytes_on_a_device(state), bytes_on_a_device(batch)
-    parameters, average = (bytes_on_a_device(x) for x in (state.params, state.ema_params))
+    parameters = bytes_on_a_device(state.variables)
+    average = bytes_on_a_device(state.ema_variables)
     # On a GPU and a TPU the peak is that of all; on a CPU it is that of the arguments.
     new = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     step = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + new
@@ -158,8 +159,8 @@ def _step_seconds(run: Experiment) -> float:
 def _eval_seconds(run: Experiment, batch_size: int) -> float:
     noise = _noise(run, batch_size)
     batch = parallel.shard_batch(run.layout, {**noise, "mask": np.ones(len(noise["label"]), bool)})
-    params = run.draw_state().params
-    return _median_seconds(lambda: run.eval_step(params, batch))
+    variables = run.draw_state().variables
+    return _median_seconds(lambda: run.eval_step(variables, batch))
 
 
 def _noise(run: Experiment, batch_size: int) -> Batch:

@@ -57,16 +57,22 @@ def make_step_function(
     augmentation = config_lib.make_augmentation(run.config)
 
     def loss_fn(
-        params: typing.Any, images: jax.Array, targets: jax.Array, key: jax.Array
-    ) -> jax.Array:
+        params: typing.Any,
+        model_state: typing.Any,
+        images: jax.Array,
+        targets: jax.Array,
+        key: jax.Array,
+    ) -> tuple[jax.Array, typing.Any]:
+        variables = {"params": layout.gather(params), **model_state, **constants}
         rngs = {"dropout": rng.stream_key(key, "dropout")}
-        params = layout.gather(params)
-        logits = model.apply({"params": params, **constants}, images, train=True, rngs=rngs)
-        return optax.softmax_cross_entropy(logits, targets).mean()
+        logits, model_state = model.apply(
+            variables, images, train=True, rngs=rngs, mutable=list(model_state)
+        )
+        return optax.softmax_cross_entropy(logits, targets).mean(), model_state
 
     def loss_and_gradients(
-        params: typing.Any, batch: Batch, key: jax.Array
-    ) -> tuple[jax.Array, typing.Any]:
+        params: typing.Any, model_state: typing.Any, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, typing.Any, typing.Any]:
         images, targets = training_batch(
             key,
             batch,
@@ -76,35 +82,41 @@ def make_step_function(
             model.num_classes,
             train.label_smoothing,
         )
-        return jax.value_and_grad(loss_fn)(params, images, targets, key)
+        differentiate = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, model_state), grads = differentiate(params, model_state, images, targets, key)
+        return loss, grads, model_state
 
     def accumulate(
-        params: typing.Any, batch: Batch, key: jax.Array
-    ) -> tuple[jax.Array, typing.Any]:
+        params: typing.Any, model_state: typing.Any, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, typing.Any, typing.Any]:
         """The mean loss and gradient over the batch, in `accumulation_steps` parts."""
         parts = train.accumulation_steps
         if parts == 1:
-            return loss_and_gradients(params, batch, key)
+            return loss_and_gradients(params, model_state, batch, key)
 
         def split(x: jax.Array) -> jax.Array:
             # Part i takes images i, i + parts, ...: so each stays on the device that has it.
             return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
 
-        def add(total: typing.Any, part: typing.Any) -> tuple[typing.Any, None]:
-            batch, index = part
-            one = loss_and_gradients(params, batch, jax.random.fold_in(key, index))
-            return jax.tree.map(lambda t, x: t + x / parts, total, one), None
+        def add(before: typing.Any, part: typing.Any) -> tuple[typing.Any, None]:
+            (*total, model_state), (batch, index) = before, part
+            *one, model_state = loss_and_gradients(
+                params, model_state, batch, jax.random.fold_in(key, index)
+            )
+            total = jax.tree.map(lambda t, x: t + x / parts, total, one)
+            return (*total, model_state), None
 
-        zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-        return jax.lax.scan(add, zeros, (jax.tree.map(split, batch), jnp.arange(parts)))[0]
+        start = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params), model_state)
+        return jax.lax.scan(add, start, (jax.tree.map(split, batch), jnp.arange(parts)))[0]
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-        loss, grads = accumulate(state.params, batch, jax.random.fold_in(key, state.step))
+        key = jax.random.fold_in(key, state.step)
+        loss, grads, model_state = accumulate(state.params, state.model_state, batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema_params = state.ema_params
-        if ema_params is not None:
-            ema_params = update_ema(ema_params, params, train.ema_decay, state.step + 1)
+        averages, count = (state.ema_params, state.ema_model_state), state.step + 1
+        if state.ema_params is not None:
+            averages = update_ema(averages, (params, model_state), train.ema_decay, count)
         metrics = {
             "loss": loss,
             "grad_norm": optax.tree.norm(grads),
@@ -112,7 +124,7 @@ def make_step_function(
         }
         if "corrupt" in batch:  # data.on_corrupt="skip": images a step that stand in for others
             metrics["corrupt_images"] = jnp.sum(batch["corrupt"], dtype=jnp.float32)
-        new_state = TrainState(state.step + 1, params, opt_state, ema_params)
+        new_state = TrainState(count, params, opt_state, model_state, *averages)
         return layout.constrain_state(new_state), metrics
 
     return train_step

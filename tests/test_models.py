@@ -53,6 +53,7 @@ COUNTS = {
     "deit_ti": (5_717_416, 1_074_851_328),
     "deit_s": (22_050_664, 4_241_218_560),
     "deit_b": (86_567_656, 16_848_500_736),
+    "resnet_50": (25_557_032, 4_089_184_256),
 }
 
 # Fields that make a named variant small: two blocks, or one in each of two stages.
@@ -70,6 +71,7 @@ SMALL = {
     "deit_ti": TINY | {"head_dim": 8},
     "deit_s": TINY | {"head_dim": 8},
     "deit_b": TINY | {"head_dim": 8},
+    "resnet_50": PYRAMID | {"dim": 8, "patch_size": 1},
 }
 
 
@@ -238,12 +240,13 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     model = small_model(name, affine_init=0.5, init="normal")
     if model.variant.layer_scale:
         model = small_model(name, layer_scale=0.5)
-    params = s2mlp_jax.init(model, jax.random.key(0), 8, 3)["params"]
+    state = s2mlp_jax.init(model, jax.random.key(0), 8, 3)
+    params = draw_like(state.pop("params"))  # a norm's scale that starts at 0 among them
     images = jnp.asarray(np.random.RandomState(0).randn(4, 8, 8, 3), jnp.float32)
     labels = jnp.arange(4) % 3
 
     def loss(params):  # noqa: ANN001, ANN202
-        logits = model.apply({"params": params}, images, train=False)
+        logits = model.apply({"params": params, **state}, images, train=False)
         return -jax.nn.log_softmax(logits)[jnp.arange(4), labels].mean()
 
     for path, gradient in jax.tree.leaves_with_path(jax.jit(jax.grad(loss))(params)):

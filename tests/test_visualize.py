@@ -98,7 +98,7 @@ def test_shift_names_the_groups_and_what_the_border_gets() -> None:
 def tiny_model(**fields: typing.Any) -> tuple[Backbone, typing.Any]:
     """A model with weights; of one size, so that drawing them is compiled once."""
     model = create_model("s2mlp_digits", 10, dim=16, **fields)
-    return model, init(model, jax.random.key(0), 6, 3)["params"]
+    return model, init(model, jax.random.key(0), 6, 3)
 
 
 def ball(pattern: str, border: str, grid: tuple[int, int], blocks: int) -> np.ndarray:
@@ -130,9 +130,9 @@ def ball(pattern: str, border: str, grid: tuple[int, int], blocks: int) -> np.nd
 )
 def test_what_a_token_sees_is_measured_as_in_theory(pattern: str, border: str) -> None:
     grid, depth = (4, 7), 2
-    model, params = tiny_model(shift=pattern, border=border, depth=depth)
+    model, variables = tiny_model(shift=pattern, border=border, depth=depth)
     noise = np.random.RandomState(0).normal(size=(1, 2 * grid[0], 2 * grid[1], 3))
-    measured = token_gradients(model, params, noise)
+    measured = token_gradients(model, variables, noise)
     theory = reachable(pattern, border, grid, depth)
     assert len(measured) == len(theory) == depth
     for blocks in range(1, depth + 1):
@@ -144,23 +144,23 @@ def test_what_a_token_sees_is_measured_as_in_theory(pattern: str, border: str) -
 
 
 def test_branches_that_start_near_zero_still_let_a_token_see() -> None:
-    model, params = tiny_model(shift="f", norm="affine", depth=8)
+    model, variables = tiny_model(shift="f", norm="affine", depth=8)
     noise = np.random.RandomState(0).normal(size=(1, 2, 40, 3))
-    measured = token_gradients(model, params, noise)
+    measured = token_gradients(model, variables, noise)
     assert [(field > 0).sum() for field in measured] == [3, 5, 7, 9, 11, 13, 15, 17]
 
 
 def test_blocks_are_given_in_order() -> None:
-    model, params = tiny_model(depth=3)
+    model, variables = tiny_model(depth=3)
     images = np.random.RandomState(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
 
     def answer(depth: int) -> tuple[jax.Array, list[jax.Array]]:
         cut = model.clone(variant=dataclasses.replace(model.variant, depth=depth), remat=True)
-        return jax.jit(functools.partial(block_outputs, cut))(params, images)
+        return jax.jit(functools.partial(block_outputs, cut))(variables, images)
 
     blocks = answer(3)[1]
     assert [block.shape for block in blocks] == [(2, 4, 4, 16)] * 3
-    head = params["head"]
+    head = variables["params"]["head"]
     for depth in (2, 3):  # pooling and the head follow the last block
         logits = blocks[depth - 1].mean(axis=(1, 2)) @ head["kernel"] + head["bias"][None]
         np.testing.assert_allclose(answer(depth)[0], logits, rtol=1e-4, atol=1e-6)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from s2mlp_jax.models.backbone import Backbone
 from s2mlp_jax.models.cost import count_macs, count_parameters
+from s2mlp_jax.models.resnet import ResNet
 from s2mlp_jax.models.spatial_shift import BORDERS, DIRECTIONS, PATTERNS, spatial_shift
 from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.models.variants import get_variant, list_models
@@ -16,7 +17,10 @@ __all__ = [
     "DIRECTIONS",
     "PATTERNS",
     "Backbone",
+    "Model",
+    "ResNet",
     "Variant",
+    "build",
     "count_macs",
     "count_parameters",
     "create_model",
@@ -26,12 +30,23 @@ __all__ = [
 ]
 
 
+Model = Backbone | ResNet
+
+
+def build(
+    variant: Variant, num_classes: int, dtype: typing.Any = jnp.float32, remat: bool = False
+) -> Model:
+    """Makes the model of a variant; `remat` is as in `Backbone`."""
+    skeleton = ResNet if variant.mixer == "bottleneck" else Backbone
+    return skeleton(variant, num_classes, dtype, remat)
+
+
 def create_model(
     name: str,
     num_classes: int = 1000,
     dtype: typing.Any = jnp.float32,
     **overrides: typing.Any,
-) -> Backbone:
+) -> Model:
     """Makes a model by name.
 
     Args:
@@ -43,16 +58,19 @@ def create_model(
     Raises:
       ValueError: unknown name or field, or a value that is not allowed.
     """
-    return Backbone(get_variant(name, **overrides), num_classes, dtype)
+    return build(get_variant(name, **overrides), num_classes, dtype)
 
 
-def init(model: Backbone, key: jax.Array, image_size: int = 224, channels: int = 3) -> typing.Any:
+def init(model: Model, key: jax.Array, image_size: int = 224, channels: int = 3) -> typing.Any:
     """Draws a model's variables, `{"params": ...}`, in float32.
+
+    A ResNet has its batch norms' running statistics beside them, `"batch_stats"`.
 
     Args:
       model: from `create_model`.
       key: `jax.random.key(seed)`.
-      image_size: pixels, of square images. The shift models' weights do not depend on it.
+      image_size: pixels, of square images. The weights of MLP-Mixer, ResMLP, ViP and DeiT are
+        then for this size only; those of the others fit any.
       channels: of the images, 1 or 3 usually.
 
     Raises:

@@ -64,6 +64,12 @@ _PRINTED = {
     "deit_ti": ("5M", "", "5M and 22M are cut and rounded."),
     "deit_s": ("22M", "", ""),
     "deit_b": ("86M", "", "86M is cut."),
+    "resnet_50": (
+        "",
+        "3.8B",
+        "3.8B is 3.86B cut: there the stride is in the first convolution of a block, here, as in "
+        "everyone's code, in the second.",
+    ),
 }
 
 

@@ -83,6 +83,17 @@ _DEIT = Variant(  # DeiT without distillation, arXiv 2012.12877
     init="deit",
 )
 
+_RESNET = Variant(  # ResNet, arXiv 1512.03385
+    depth=3,
+    dim=64,
+    later_depths=(4, 6, 3),
+    later_dims=(128, 256, 512),
+    patch_size=4,
+    mixer="bottleneck",
+    embed_norm=False,
+    drop_path=0.0,
+)
+
 
 def _change(base: Variant, **fields: typing.Any) -> Variant:
     return dataclasses.replace(base, **fields)
@@ -132,6 +143,8 @@ VARIANTS: dict[str, Variant] = {
     "deit_ti": _DEIT,
     "deit_s": _change(_DEIT, dim=384),
     "deit_b": _change(_DEIT, dim=768),
+    # ResNet, Table 1.
+    "resnet_50": _RESNET,
 }
 
 

@@ -1,9 +1,12 @@
 """Makes tables, plots and a page of sweeps and runs, from their JSON alone.
 
   python -m s2mlp_jax.report WORKDIR... [--output=FOLDER]
+  python -m s2mlp_jax.report relations
 
 A workdir is that of a sweep (s2mlp_jax.sweep) or of one run (main.py). Writes report.md,
 report.html (one file, to be sent around), settings.csv, runs.csv and the plots as PNG.
+
+"relations" prints Table 1 of the paper, computed from the token mixers themselves; that needs jax.
 """
 
 import argparse
@@ -24,6 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("workdirs", nargs="+", metavar="WORKDIR")
     parser.add_argument("--output", default="", help="folder; else `report` in the first workdir")
     flags = parser.parse_args(arguments)
+    if flags.workdirs == ["relations"]:
+        from s2mlp_jax import relations
+
+        print(relations.table())
+        return 0
     try:
         studies = read_studies(flags.workdirs)
     except ValueError as error:

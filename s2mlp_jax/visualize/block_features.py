@@ -76,7 +76,7 @@ def features(
         said = [f"index {index}", f"true: {shorten(run.eval_split.class_names[label])}"]
     outputs = jax.jit(functools.partial(block_outputs, subject.model))
     pixel_batch = normalize(jnp.asarray(pixels)[None], config.data.mean, config.data.std)
-    logits, blocks = jax.device_get(outputs(subject.params, pixel_batch))
+    logits, blocks = jax.device_get(outputs(subject.variables, pixel_batch))
     if workdir and run is not None:
         probability = np.asarray(jax.nn.softmax(logits[0]))
         best = int(np.argmax(probability))
@@ -139,7 +139,7 @@ def _page(subject: Subject, pixels: np.ndarray, said: str, tokens: list[np.ndarr
         below.set_title(f"{distance.min():.3g} to {distance.max():.3g}", fontsize=9.5)
         for ax in (above, below):
             no_ticks(ax)
-    title = f"What the blocks put out: {subject.name}; {subject.shift()}"
+    title = f"What the blocks put out: {subject.name}; {subject.mixer()}"
     figure.suptitle(title, fontsize=12)
     figure.supxlabel(_CAPTION, fontsize=8, color=QUIET)
     return figure

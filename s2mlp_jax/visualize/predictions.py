@@ -46,8 +46,8 @@ def predict(restored: Restored) -> Predictions:
     run = restored.run
     mean, std = run.config.data.mean, run.config.data.std
 
-    def step(params: typing.Any, images: jax.Array) -> dict[str, jax.Array]:
-        variables = {"params": run.layout.gather(params)}
+    def step(variables: typing.Any, images: jax.Array) -> dict[str, jax.Array]:
+        variables = run.layout.gather(variables)
         logits = run.model.apply(variables, normalize(images, mean, std), train=False)
         return {
             "predicted": jnp.argmax(logits, axis=-1),
@@ -61,7 +61,8 @@ def predict(restored: Restored) -> Predictions:
     parts: dict[str, list[np.ndarray]] = {field.name: [] for field in fields}
     start = 0
     for batch in run.eval_batches():
-        said = jitted(restored.params, shard_batch(run.layout, {"image": batch["image"]})["image"])
+        images = shard_batch(run.layout, {"image": batch["image"]})["image"]
+        said = jitted(restored.variables, images)
         real = np.flatnonzero(batch["mask"])
         found = {"index": start + np.arange(len(batch["mask"])), "label": batch["label"]}
         for name, value in {**found, **jax.device_get(said)}.items():

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s2mlp_jax.models import create_model
-from s2mlp_jax.models.backbone import Backbone
+from s2mlp_jax.models import Model, create_model
 from s2mlp_jax.models.layers import patchify
 from s2mlp_jax.models.spatial_shift import DIRECTIONS, check_border, parse_pattern
 from s2mlp_jax.restore import restore_run
@@ -66,15 +65,26 @@ def receptive_field(
         if fields:
             raise ValueError(f"A run has its own model: leave out {', '.join(fields)}.")
         restored = restore_run(workdir, checkpoint)
+        _check_drawable(restored.run.model)
         subject = of_run(workdir, restored)
         patch = subject.model.variant.patch_size
         size = grid * patch if grid else restored.run.config.data.image_size
     else:
         backbone = create_model(model, 10, **fields)
+        _check_drawable(backbone)
         size = (grid or 14) * backbone.variant.patch_size
         subject = fresh(model, backbone, size, 3, seed)
     noise = np.random.default_rng(seed).normal(size=(_IMAGES, size, size, subject.channels))
-    return _page(subject, token_gradients(subject.model, subject.params, noise, seed))
+    return _page(subject, token_gradients(subject.model, subject.variables, noise, seed))
+
+
+def _check_drawable(model: Model) -> None:
+    if model.variant.mixer != "shift" or len(model.variant.dims) > 1:
+        raise ValueError(
+            "Receptive fields are drawn of the spatial shift in one stage (token mixer shift); "
+            f"this model has {model.variant.mixer} in {len(model.variant.dims)}. For one block of "
+            "the others: python -m s2mlp_jax.report relations."
+        )
 
 
 def reachable(pattern: str, border: str, grid: tuple[int, int], blocks: int) -> list[np.ndarray]:
@@ -112,7 +122,7 @@ def reachable(pattern: str, border: str, grid: tuple[int, int], blocks: int) -> 
 
 
 def token_gradients(
-    model: Backbone, params: typing.Any, images: np.ndarray, seed: int = 0
+    model: Model, variables: typing.Any, images: np.ndarray, seed: int = 0
 ) -> list[np.ndarray]:
     """Measures how the centre token depends on each input token, block by block.
 
@@ -133,13 +143,13 @@ def token_gradients(
     weights = np.random.default_rng(seed).normal(size=dim)
     # On a CPU: other devices have no float64, or one with the exponents of float32.
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-        params, images = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (params, images))
+        variables, images = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (variables, images))
         exact = model.clone(dtype=jnp.float64)
 
         @jax.jit
-        def gradients(params: typing.Any, images: jax.Array) -> jax.Array:
+        def gradients(variables: typing.Any, images: jax.Array) -> jax.Array:
             def center_tokens(images: jax.Array) -> jax.Array:
-                _, blocks = block_outputs(exact, params, images)
+                _, blocks = block_outputs(exact, variables, images)
                 return jnp.stack([tokens[:, center[0], center[1], :] for tokens in blocks])
 
             tokens, pull_back = jax.vjp(center_tokens, images)
@@ -150,7 +160,7 @@ def token_gradients(
 
             return jax.lax.map(after, jnp.arange(depth))
 
-        return list(np.asarray(gradients(params, images)))
+        return list(np.asarray(gradients(variables, images)))
 
 
 def _page(subject: Subject, measured: list[np.ndarray]) -> "Figure":
@@ -181,7 +191,7 @@ def _page(subject: Subject, measured: list[np.ndarray]) -> "Figure":
     bar.set_label("gradient, of the largest", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     figure.suptitle(
-        f"Input tokens that reach the centre token\n{subject.name}; {subject.shift()}",
+        f"Input tokens that reach the centre token\n{subject.name}; {subject.mixer()}",
         fontsize=12,
     )
     caption = (

@@ -5,8 +5,9 @@ import typing
 
 import jax
 
-from s2mlp_jax.models import init
-from s2mlp_jax.models.backbone import Backbone, Block
+from s2mlp_jax.models import Model, init
+from s2mlp_jax.models.backbone import Block
+from s2mlp_jax.models.resnet import Bottleneck
 from s2mlp_jax.restore import Restored
 from s2mlp_jax.rng import stream_key
 from s2mlp_jax.visualize.canvas import pattern_name
@@ -16,23 +17,25 @@ class Subject(typing.NamedTuple):
     """A model with weights.
 
     Attributes:
-      params: on the host, numpy.
+      variables: on the host, numpy.
       channels: of its images.
       name: in plain words, for a title.
     """
 
-    model: Backbone
-    params: typing.Any
+    model: Model
+    variables: typing.Any
     channels: int
     name: str
 
-    def shift(self) -> str:
-        """Returns "shift (a), border keep"."""
+    def mixer(self) -> str:
+        """Returns "shift (a), border keep", or the name of another mixer."""
         variant = self.model.variant
+        if variant.mixer != "shift":
+            return f"token mixer {variant.mixer}"
         return f"shift {pattern_name(variant.shift)}, border {variant.border}"
 
 
-def fresh(name: str, model: Backbone, image_size: int, channels: int, seed: int) -> Subject:
+def fresh(name: str, model: Model, image_size: int, channels: int, seed: int) -> Subject:
     """Draws the weights that a run of a model starts from.
 
     Args:
@@ -43,8 +46,8 @@ def fresh(name: str, model: Backbone, image_size: int, channels: int, seed: int)
       ValueError: if the patch does not divide the image.
     """
     key = stream_key(jax.random.key(seed), "params")
-    params = init(model, key, image_size, channels)["params"]
-    return Subject(model, jax.device_get(params), channels, f"{name}, not trained")
+    variables = init(model, key, image_size, channels)
+    return Subject(model, jax.device_get(variables), channels, f"{name}, not trained")
 
 
 def of_run(workdir: str | pathlib.Path, restored: Restored) -> Subject:
@@ -56,14 +59,14 @@ def of_run(workdir: str | pathlib.Path, restored: Restored) -> Subject:
     name = f"{title}, step {restored.step:,}"
     return Subject(
         run.model,
-        jax.device_get(restored.params),
+        jax.device_get(restored.variables),
         run.eval_split.channels,
         name + (", averaged weights" if averaged else ""),
     )
 
 
 def block_outputs(
-    model: Backbone, params: typing.Any, images: jax.Array
+    model: Model, variables: typing.Any, images: jax.Array
 ) -> tuple[jax.Array, list[jax.Array]]:
     """Returns what a model says of images, and what each of its blocks puts out.
 
@@ -74,10 +77,10 @@ def block_outputs(
       Logits (b, classes), and for each block, in order, tokens (b, h, w, c).
     """
     logits, captured = model.apply(
-        {"params": params},
+        variables,
         images,
         train=False,
-        capture_intermediates=lambda module, method: isinstance(module, Block),
+        capture_intermediates=lambda module, method: isinstance(module, Block | Bottleneck),
     )
     blocks = captured["intermediates"]
     return logits, [blocks[name]["__call__"][0] for name in sorted(blocks, key=_order)]
