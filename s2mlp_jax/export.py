@@ -74,7 +74,7 @@ def export_weights(source: str, output: str, checkpoint: str = "") -> dict[str, 
         from s2mlp_jax.restore import restore_run  # needs what training does; a file does not
 
         restored = restore_run(source, checkpoint or "latest")
-        state_dict = to_torch(restored.run.model.variant, {"params": restored.params})
+        state_dict = to_torch(restored.run.model.variant, restored.variables)
     elif checkpoint:
         raise ValueError(f"--checkpoint is of a run's folder, and {source} is not one.")
     else:

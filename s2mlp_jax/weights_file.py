@@ -33,7 +33,7 @@ class Weights(typing.NamedTuple):
     """A model's variables, and what it takes to make the model.
 
     Attributes:
-      variables: `{"params": ...}`, nested, float32: what `model.apply` takes.
+      variables: nested, float32: what `model.apply` takes, `{"params": ...}` at least.
       name: of the variant.
       num_classes: outputs of the head.
       image_size: pixels that the weights were made for, of square images.

@@ -21,7 +21,7 @@ from s2mlp_jax.models import get_variant
 from s2mlp_jax.restore import restore_run
 from s2mlp_jax.train import train_and_evaluate
 from tests.helpers import ROOT, TINY
-from tests.test_parity import TIMM, read, timm_model
+from tests.test_parity import TIMM, draw, read, timm_model
 
 RESMLP = ["--model=resmlp_12", *(f"--model.{k}={v}" for k, v in TIMM["resmlp"][1].items())]
 SIZES = ["--num_classes=3", "--image_size=8"]
@@ -45,7 +45,13 @@ def timm_file(tmp_path: pathlib.Path) -> pathlib.Path:
 @pytest.mark.parametrize("family", TIMM)
 def test_timm_and_back(family: str) -> None:
     model, variables = timm_model(family)
-    same(torch_weights.to_torch(model.variant, variables), read(family, "state"))
+    state = read(family, "state")
+    same(torch_weights.to_torch(model.variant, variables), state)
+    counted = state | {"bn1.num_batches_tracked": np.int64(7)}  # which is no weight
+    same(
+        torch_weights.flatten(torch_weights.from_torch(model.variant, counted)),
+        torch_weights.flatten(variables),
+    )
     images = read(family, "")["images"]
     with jax.default_matmul_precision("highest"):
         logits = model.apply(variables, jnp.asarray(images), train=False)
@@ -58,7 +64,9 @@ def test_ours_and_back(family: str) -> None:
     """Every one of our weights has a name there, for other numbers of channels and classes too."""
     name, fields = TIMM[family]
     model = s2mlp_jax.create_model(name, num_classes=5, **fields)
-    variables = s2mlp_jax.init(model, jax.random.key(0), image_size=4, channels=1)
+    variables = draw(
+        jax.eval_shape(lambda key: s2mlp_jax.init(model, key, 4, channels=1), jax.random.key(0))
+    )
     state = torch_weights.to_torch(model.variant, variables)
     again = torch_weights.from_torch(model.variant, state, num_classes=5, image_size=4)
     same(torch_weights.flatten(again), torch_weights.flatten(variables))
@@ -122,6 +130,7 @@ def test_sizes_that_are_given_must_fit(family: str, sizes: dict[str, int], messa
         ("s2mlp_wide", {"mixer": "token_mlp"}, "another model: norm_position is 'post', there 'pr"),
         ("deit_ti", {"pool": "mean"}, "timm's DeiT .*: pool is 'mean', there 'class_token'"),
         ("resmlp_12", {"layer_scale": 0.0}, "layer_scale is 0.0"),
+        ("resnet_50", {"patch_size": 1}, "timm's ResNet .*: patch_size is 1, there 4"),
     ],
 )
 def test_what_timm_has_not(name: str, fields: dict[str, typing.Any], message: str) -> None:

@@ -1,7 +1,7 @@
 """Other models against independent implementations, layer by layer and whole, in float32.
 
-MLP-Mixer, ResMLP and DeiT against timm's, from the weights and outputs that `parity/make.py`
-recorded; AS-MLP, ViP and S²-MLPv2 against numpy, written from their papers (`parity/oracles.py`).
+MLP-Mixer, ResMLP, DeiT and ResNet against timm's, from the weights and outputs that
+`parity/make.py` recorded; AS-MLP, ViP and S²-MLPv2 against numpy, written from their papers (`parity/oracles.py`).
 """
 
 import pathlib
@@ -24,6 +24,7 @@ TIMM: dict[str, tuple[str, dict[str, typing.Any]]] = {
     "mlp_mixer": ("mlp_mixer_b16", {"depth": 2, "dim": 12, "patch_size": 2}),
     "resmlp": ("resmlp_12", {"depth": 2, "dim": 12, "patch_size": 2}),
     "deit": ("deit_ti", {"depth": 2, "dim": 12, "patch_size": 2, "head_dim": 6}),
+    "resnet": ("resnet_50", {"depth": 2, "dim": 4, "later_depths": (1,), "later_dims": (8,)}),
 }
 
 
@@ -74,7 +75,8 @@ def assert_layers_equal(got: dict[str, np.ndarray], expected: dict[str, np.ndarr
 def test_equals_timm(family: str) -> None:
     model, variables = timm_model(family)
     expected = read(family, "output")
-    assert len(expected) == 2 * 4 + 3  # four layers of both blocks, embedding, norm, logits
+    # Four layers of both blocks, embedding, final norm and logits; or the norms, blocks and logits.
+    assert len(expected) == (1 + 4 + 2 + 8 + 1 if family == "resnet" else 2 * 4 + 3)
     assert_layers_equal(outputs(model, variables, read(family, "")["images"]), expected)
 
 
