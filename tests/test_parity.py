@@ -1,7 +1,8 @@
 """Other models against independent implementations, layer by layer and whole, in float32.
 
 MLP-Mixer, ResMLP, DeiT and ResNet against timm's, from the weights and outputs that
-`parity/make.py` recorded; AS-MLP, ViP and S²-MLPv2 against numpy, written from their papers (`parity/oracles.py`).
+`parity/make.py` recorded; AS-MLP, ViP and S²-MLPv2 against numpy, written from their papers
+(`parity/oracles.py`).
 """
 
 import pathlib
