@@ -229,19 +229,43 @@ def test_pickles_of_something_else(torch: types.SimpleNamespace, tmp_path: pathl
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--from-torch=TIMM", "--output=OUT", *RESMLP], "head.weight: 3x12 there, 1000x12 exp"),
-        (["--from-torch=TIMM", "--output=OUT"], "--from-torch needs --model"),
-        (["--from-torch=TIMM", "--output=OUT", "--model=resmlp"], "Unknown model 'resmlp'"),
-        (["--from-torch=TIMM", "--output=OUT", *RESMLP, "--model.deep=3"], "no field 'deep'"),
-        (["--from-torch=TIMM", "--output=OUT", *RESMLP, "--depth=3"], "Unknown argument --depth=3"),
+        (
+            ["--from-torch=TIMM", "--output=OUT.safetensors", *RESMLP],
+            "head.weight: 3x12 there, 1000x12 exp",
+        ),
+        (["--from-torch=TIMM", "--output=OUT.safetensors"], "--from-torch needs --model"),
+        (
+            ["--from-torch=TIMM", "--output=OUT.safetensors", "--model=resmlp"],
+            "Unknown model 'resmlp'",
+        ),
+        (
+            ["--from-torch=TIMM", "--output=OUT.safetensors", *RESMLP, "--model.deep=3"],
+            "no field 'deep'",
+        ),
+        (
+            ["--from-torch=TIMM", "--output=OUT.safetensors", *RESMLP, "--depth=3"],
+            "Unknown argument --depth=3",
+        ),
         (["--from-torch=TIMM", "--output=OUT.pt", *RESMLP], "must end in .safetensors."),
-        (["--from-torch=NONE.pt", "--output=OUT", *RESMLP], "There is no file NONE.pt."),
-        (["--to-torch=TIMM", "--output=OUT"], "does not say which model it is of"),
+        (
+            ["--from-torch=NONE.pt", "--output=OUT.safetensors", *RESMLP],
+            "There is no file NONE.pt.",
+        ),
+        (["--to-torch=TIMM", "--output=OUT.safetensors"], "does not say which model it is of"),
         (["--to-torch=TIMM", "--output=OUT.npz"], "must end in .safetensors, .pt, .pth, .bin."),
-        (["--to-torch=TIMM", "--output=OUT", "--model=x"], "--model is for --from-torch"),
-        (["--to-torch=TIMM", "--output=OUT", "--checkpoint=best"], "--checkpoint is of a run's"),
-        (["--to-torch=FOLDER", "--output=OUT"], "config.json"),
-        (["--from-torch=TIMM", "--output=FOLDER/a/OUT", *RESMLP, *SIZES], "There is no folder"),
+        (
+            ["--to-torch=TIMM", "--output=OUT.safetensors", "--model=x"],
+            "--model is for --from-torch",
+        ),
+        (
+            ["--to-torch=TIMM", "--output=OUT.safetensors", "--checkpoint=best"],
+            "--checkpoint is of a run's",
+        ),
+        (["--to-torch=FOLDER", "--output=OUT.safetensors"], "config.json"),
+        (
+            ["--from-torch=TIMM", "--output=FOLDER/a/b.safetensors", *RESMLP, *SIZES],
+            "There is no folder",
+        ),
     ],
 )
 def test_errors_of_the_command(
@@ -251,10 +275,9 @@ def test_errors_of_the_command(
     tmp_path: pathlib.Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    output = tmp_path / "out.safetensors"
-    places = {"TIMM": timm_file, "OUT.": f"{output}.", "FOLDER/a/OUT": tmp_path / "a/x.safetensors"}
-    for word, place in {**places, "OUT": output, "FOLDER": tmp_path}.items():
-        arguments = [argument.replace(f"={word}", f"={place}") for argument in arguments]
+    places = {"=TIMM": timm_file, "=OUT": tmp_path / "out", "=FOLDER": tmp_path}
+    for word, place in places.items():
+        arguments = [argument.replace(word, f"={place}") for argument in arguments]
     assert export.main(arguments) == 2
     said = capsys.readouterr().err
     assert said.startswith("Error: ")

@@ -15,6 +15,7 @@ import pytest
 
 import s2mlp_jax
 from s2mlp_jax import torch_weights
+from s2mlp_jax.models import get_variant
 from tests.parity import oracles
 
 FOLDER = pathlib.Path(__file__).parent / "parity"
@@ -107,6 +108,18 @@ CASES = [
     (V2, TWO | {"branches": "shift1+shift2", "border": "zero"}, OBLONG),
     (V2, ONE | {"border": "circular"}, OBLONG),
 ]
+
+
+def test_what_the_oracles_take_from_the_variants_is_the_papers() -> None:
+    common = {"norm_eps": 1e-5, "expansion": 3, "branches": "", "fusion": "split_attention"}
+    papers = {
+        AS: {"norm_eps": 1e-5, "expansion": 4, "border": "zero", "shift_size": 5, "dilation": 1},
+        VIP: common,
+        V2: {**common, "border": "keep"},
+    }
+    for name, fields in papers.items():
+        variant = get_variant(name)
+        assert {field: getattr(variant, field) for field in fields} == fields
 
 
 def draw(tree: typing.Any) -> typing.Any:

@@ -102,7 +102,7 @@ FAMILIES: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, int], dict[s
 _RESNET = {"layer1.0": "block_00", "layer1.1": "block_01", "layer2.0": "block_02"}
 FAMILIES["resnet"] = (
     resnet,
-    (10, 14),  # 5x7, then 3x4, then 2x2: sides are rounded up
+    (11, 15),  # 6x8, 3x4, then 2x2: odd sides are rounded up, even ones padded on both sides
     {
         "bn1": "norm_stem",
         **{f"{timm_}.bn{k}": f"{ours}/norm_{k}" for timm_, ours in _RESNET.items() for k in "123"},

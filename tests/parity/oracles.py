@@ -18,9 +18,10 @@ def _array(x) -> np.ndarray:  # noqa: ANN001
     return np.asarray(x, np.float64)
 
 
-def _linear(x: np.ndarray, p: dict) -> np.ndarray:
+def _linear(x: np.ndarray, p: dict, bias: bool = True) -> np.ndarray:
+    assert ("bias" in p) == bias
     y = x @ _array(p["kernel"])
-    return y + _array(p["bias"]) if "bias" in p else y
+    return y + _array(p["bias"]) if bias else y
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:
@@ -57,14 +58,14 @@ def _channel_mlp(x: np.ndarray, p: dict) -> np.ndarray:
     return _linear(_gelu(_linear(x, p["fc_in"])), p["fc_out"])
 
 
-def _split_attention(branches: list[np.ndarray], p: dict) -> np.ndarray:
+def _split_attention(branches: list[np.ndarray], p: dict, bias: bool) -> np.ndarray:
     """S²-MLPv2, Equation 2, and ViP's "weighted": a softmax over the branches, by channel.
 
-    The K c outputs of the second layer are (branch, channel).
+    Biases are ViP's; Equation 2 has none. The second layer's K c outputs are (branch, channel).
     """
     b, _, _, c = branches[0].shape
     pooled = sum(branches).mean((1, 2))
-    logits = _linear(_gelu(_linear(pooled, p["fc_in"])), p["fc_out"])
+    logits = _linear(_gelu(_linear(pooled, p["fc_in"], bias)), p["fc_out"], bias)
     fused = np.zeros_like(branches[0])
     for image in range(b):
         for channel in range(c):
@@ -74,9 +75,9 @@ def _split_attention(branches: list[np.ndarray], p: dict) -> np.ndarray:
     return fused
 
 
-def _fuse(branches: list[np.ndarray], p: dict, how: str) -> np.ndarray:
+def _fuse(branches: list[np.ndarray], p: dict, how: str, bias: bool) -> np.ndarray:
     if how == "split_attention":
-        return _split_attention(branches, p)
+        return _split_attention(branches, p, bias)
     return sum(branches) / (len(branches) if how == "mean" else 1)
 
 
@@ -134,7 +135,9 @@ def as_mlp(params: dict, images: np.ndarray, v) -> Outputs:  # noqa: ANN001
     for stage, depth in enumerate(v.depths):
         if stage:
             x = _group_norm(_cut(x, 2), params[f"downsample_norm_{stage}"], v.norm_eps)
-            x = outputs[f"downsample_{stage}"] = _linear(x, params[f"downsample_{stage}"])
+            x = outputs[f"downsample_{stage}"] = _linear(
+                x, params[f"downsample_{stage}"], bias=False
+            )
         for _ in range(depth):
             name, p = f"block_{number:02d}", params[f"block_{number:02d}"]
             y = _axial_mixer(_group_norm(x, p["mixer_norm"], v.norm_eps), p["mixer"], v)
@@ -158,17 +161,19 @@ def _permute_mixer(x: np.ndarray, p: dict, v, segments: int) -> np.ndarray:  # n
     branches = {
         "height": np.zeros(x.shape),
         "width": np.zeros(x.shape),
-        "channel": _linear(x, p["fc_channel"]) if "fc_channel" in p else None,
+        "channel": _linear(x, p["fc_channel"], bias=False) if "fc_channel" in p else None,
     }
     for n in range(segments):
         own = slice(n * s, (n + 1) * s)
         for j in range(w if "height" in v.branch_names else 0):
-            column = _linear(x[:, :, j, own].reshape(b, h * s), p["fc_height"])
+            column = _linear(x[:, :, j, own].reshape(b, h * s), p["fc_height"], bias=False)
             branches["height"][:, :, j, own] = column.reshape(b, h, s)
         for i in range(h if "width" in v.branch_names else 0):
-            row = _linear(x[:, i, :, own].reshape(b, w * s), p["fc_width"])
+            row = _linear(x[:, i, :, own].reshape(b, w * s), p["fc_width"], bias=False)
             branches["width"][:, i, :, own] = row.reshape(b, w, s)
-    fused = _fuse([branches[name] for name in v.branch_names], p.get("fusion", {}), v.fusion)
+    fused = _fuse(
+        [branches[name] for name in v.branch_names], p.get("fusion", {}), v.fusion, bias=True
+    )
     return _linear(fused, p["fc_out"])
 
 
@@ -208,7 +213,7 @@ def _split_mixer(x: np.ndarray, p: dict, v) -> np.ndarray:  # noqa: ANN001
         "identity": lambda part: part,
     }
     branches = [made[name](part) for name, part in zip(v.branch_names, parts, strict=True)]
-    return _linear(_fuse(branches, p.get("fusion", {}), v.fusion), p["fc_out"])
+    return _linear(_fuse(branches, p.get("fusion", {}), v.fusion, bias=False), p["fc_out"])
 
 
 def permutator_or_v2(params: dict, images: np.ndarray, v) -> Outputs:  # noqa: ANN001
