@@ -1,0 +1,198 @@
+"""Files of weights: ours in safetensors, with what the model is; PyTorch's state dicts.
+
+safetensors and torch are imported when a file of theirs is read or written.
+"""
+
+import importlib
+import json
+import os
+import pathlib
+import types
+import typing
+from collections.abc import Mapping
+
+import numpy as np
+
+from s2mlp_jax.models.variant import Variant
+from s2mlp_jax.models.variants import get_variant
+from s2mlp_jax.torch_weights import flatten, unflatten
+
+Path = str | pathlib.Path
+Arrays = Mapping[str, np.ndarray]
+
+PYTORCH_ENDINGS = (".pt", ".pth", ".bin")  # pickles of PyTorch's own
+ENDINGS = (".safetensors", *PYTORCH_ENDINGS)
+_NESTED = ("state_dict", "model")  # what a checkpoint may call the weights in it
+_INSTALL = {
+    "safetensors": "pip install -r requirements-export.txt -c constraints.txt",
+    "torch": "pip install torch",
+}
+
+
+class Weights(typing.NamedTuple):
+    """A model's variables, and what it takes to make the model.
+
+    Attributes:
+      variables: nested, float32: what `model.apply` takes, `{"params": ...}` at least.
+      name: of the variant.
+      num_classes: outputs of the head.
+      image_size: pixels that the weights were made for, of square images.
+      fields: all of the variant's.
+    """
+
+    variables: dict[str, typing.Any]
+    name: str
+    num_classes: int
+    image_size: int
+    fields: dict[str, typing.Any]
+
+    @property
+    def variant(self) -> Variant:
+        """The architecture."""
+        return get_variant(self.name, **self.fields)
+
+
+def load_variables(path: Path) -> dict[str, typing.Any]:
+    """Returns the variables of a file that `write_weights` made, for `model.apply`.
+
+    Raises:
+      ValueError: there is no such file, or it is another one.
+    """
+    return read_weights(path).variables
+
+
+def write_weights(path: Path, weights: Weights) -> None:
+    """Writes NAME.safetensors: arrays as "params/head/bias", the model as JSON in the metadata.
+
+    Raises:
+      ValueError: safetensors is not installed, or what is read back is not what was written.
+    """
+    model = {name: value for name, value in weights._asdict().items() if name != "variables"}
+    _write(pathlib.Path(path), flatten(weights.variables), {"model": json.dumps(model)})
+
+
+def read_weights(path: Path) -> Weights:
+    """Reads what `write_weights` wrote.
+
+    Raises:
+      ValueError: there is no such file, or it is another one.
+    """
+    arrays, metadata = _read_safetensors(_existing(path))
+    try:
+        return Weights(unflatten(arrays), **json.loads(metadata["model"]))
+    except (KeyError, TypeError, ValueError) as error:  # no such entry, or of another's
+        raise ValueError(
+            f"{path} does not say which model it is of, so it was not written by "
+            "`python -m s2mlp_jax.export --from-torch`."
+        ) from error
+
+
+def read_state_dict(path: Path) -> dict[str, np.ndarray]:
+    """Reads the weights of a PyTorch model by their names there.
+
+    Args:
+      path: ends in one of `ENDINGS`. A checkpoint may hold them as "state_dict" or "model".
+
+    Raises:
+      ValueError: no such file, another ending, no arrays in it, or a package that is missing.
+    """
+    path = _existing(path)
+    if check_ending(path) == ".safetensors":
+        return _read_safetensors(path)[0]
+    torch = _import("torch", path)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zipfile and torch have their own
+        raise _unreadable(path, error) from error
+    for name in _NESTED:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
+            loaded = loaded[name]
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"{path} holds no state dict, but one {type(loaded).__name__}.")
+    if others := [str(name) for name, x in loaded.items() if not isinstance(x, torch.Tensor)]:
+        raise ValueError(
+            f"{path} holds no state dict, and none as {' or '.join(_NESTED)}: "
+            f"there are no arrays at {', '.join(others)}."
+        )
+    # numpy has no bfloat16.
+    return {name: (x.float() if x.is_floating_point() else x).numpy() for name, x in loaded.items()}
+
+
+def write_state_dict(path: Path, state_dict: Arrays) -> None:
+    """Writes a state dict in the format that the ending, one of `ENDINGS`, says.
+
+    Raises:
+      ValueError: another ending, a package that is missing, or what is read back is not what was
+        written.
+    """
+    check_ending(path)
+    _write(pathlib.Path(path), state_dict, {"format": "pt"})
+
+
+def check_ending(path: Path, allowed: tuple[str, ...] = ENDINGS) -> str:
+    """Returns the ending of a file's name. Raises a ValueError if it is not an allowed one."""
+    ending = pathlib.Path(path).suffix
+    if ending not in allowed:
+        raise ValueError(f"{path} must end in {', '.join(allowed)}.")
+    return ending
+
+
+def _write(path: pathlib.Path, arrays: Arrays, metadata: dict[str, str]) -> None:
+    """Writes a file beside its place, and moves it there if it reads as what was to be written."""
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"There is no folder {path.absolute().parent} to write {path.name} into.")
+    incomplete = path.with_name(f"incomplete.{path.name}")
+    try:
+        if path.suffix == ".safetensors":
+            _import("safetensors.numpy", path).save_file(dict(arrays), incomplete, metadata)
+        else:
+            torch = _import("torch", path)
+            torch.save({name: torch.from_numpy(x) for name, x in arrays.items()}, incomplete)
+        _compare(path, arrays, read_state_dict(incomplete))
+        os.replace(incomplete, path)
+    finally:
+        incomplete.unlink(missing_ok=True)
+
+
+def _compare(path: pathlib.Path, written: Arrays, read: Arrays) -> None:
+    """Raises a ValueError if names, shapes or values of two sets of arrays differ."""
+    wrong = sorted(written.keys() ^ read.keys())
+    wrong += [
+        name
+        for name in sorted(written.keys() & read.keys())
+        if written[name].shape != read[name].shape or not np.array_equal(written[name], read[name])
+    ]
+    if wrong:
+        raise ValueError(f"{path} was not written as it should be: {', '.join(wrong)} differ.")
+
+
+def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns the arrays of a file and its metadata."""
+    safetensors = _import("safetensors", path)
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise _unreadable(path, error) from error
+
+
+def _existing(path: Path) -> pathlib.Path:
+    if not pathlib.Path(path).is_file():
+        raise ValueError(f"There is no file {path}.")
+    return pathlib.Path(path)
+
+
+def _unreadable(path: pathlib.Path, error: Exception) -> ValueError:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return ValueError(f"{path} cannot be read: {lines[0]}")
+
+
+def _import(module: str, path: pathlib.Path) -> types.ModuleType:
+    """Imports what reads and writes a file; a ValueError says how to install it."""
+    package = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name not in (package, module):
+            raise
+        raise ValueError(f"{path.name} needs {package}: {_INSTALL[package]}") from None
