@@ -45,8 +45,8 @@ def restore_run(
         by default. Where they differ from the run's, that is said.
 
     Raises:
-      ValueError: no run there, no such checkpoint, data that are not there, or a config of
-        another model.
+      ValueError: no run there, no such checkpoint, data that are not there, a config of
+        another model, or an image size that its weights do not fit.
     """
     workdir = pathlib.Path(workdir).absolute()
     own = config_lib.complete(read_config(workdir))
@@ -58,6 +58,7 @@ def restore_run(
         for field in different:
             if field.startswith("data."):
                 say(f"Not as in training: {field}.")
+        _check_size(own, config)
         with own.unlocked():
             own.data, own.eval = config.data, config.eval
     checkpoints = Checkpoints(workdir, read_only=True)
@@ -65,6 +66,17 @@ def restore_run(
     run = create_experiment(own, for_training=False)
     state, _ = checkpoints.restore(step, like=run.abstract_state())
     return Restored(run, state, step)
+
+
+def _check_size(own: ml_collections.ConfigDict, config: ml_collections.ConfigDict) -> None:
+    """Raises a ValueError for another image size, if the weights fit one size only."""
+    trained, size = own.data.image_size, config.data.image_size
+    bound = config_lib.model_variant(own).bound_to_grid
+    if bound and size != trained:
+        raise ValueError(
+            f"data.image_size {size}: {own.model.name} takes {trained} only, at which it was "
+            f"trained, as {bound} weights depend on the number of tokens."
+        )
 
 
 def _find_step(checkpoints: Checkpoints, checkpoint: str) -> int:

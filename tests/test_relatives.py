@@ -1,6 +1,7 @@
 """The relatives: what tells them apart, what they equal, and what they refuse."""
 
 import dataclasses
+import pathlib
 import typing
 
 import jax
@@ -10,12 +11,14 @@ import pytest
 
 import s2mlp_jax
 from s2mlp_jax import parallel, relations
+from s2mlp_jax.config import override
+from s2mlp_jax.evaluate_workdir import evaluate_workdir
 from s2mlp_jax.experiment import Experiment, create_experiment
 from s2mlp_jax.models.depthwise import depthwise_convolution, shift_as_depthwise
 from s2mlp_jax.models.spatial_shift import spatial_shift
 from s2mlp_jax.models.variants import VARIANTS, get_variant
 from s2mlp_jax.report.__main__ import main as report_main
-from s2mlp_jax.train import make_train_step
+from s2mlp_jax.train import make_train_step, train_and_evaluate
 from tests.helpers import tiny_config
 from tests.test_models import TINY, draw_like, small_model
 from tests.test_train import take_steps
@@ -169,9 +172,24 @@ def test_mistakes(name: str, fields: dict, message: str) -> None:
 def test_sizes_of_a_pyramid() -> None:
     with pytest.raises(ValueError, match="image_size 200 is not a multiple of 32, the patch size"):
         s2mlp_jax.count_macs("as_mlp_t", image_size=200)
-    model = small_model("vip_small_7")
-    with pytest.raises(ValueError, match=r"made for 4x4 tokens \(segments\).*has 8x8|bound"):
-        s2mlp_jax.init(model, jax.random.key(0), 16)
+    with pytest.raises(ValueError, match="set segments to 16, or image_size to 224"):
+        s2mlp_jax.count_macs("vip_small_7", image_size=112)
+
+
+def test_evaluation_at_another_size_is_refused_where_weights_count_tokens(
+    tmp_path: pathlib.Path,
+) -> None:
+    config = tiny_config(
+        model__name="mlp_mixer_s16",
+        model__patch_size=2,
+        train__steps=1,
+        optimizer__warmup_epochs=0.0,
+    )
+    train_and_evaluate(config, tmp_path)
+    assert evaluate_workdir(tmp_path)["eval/count"] == 360
+    other = override(config, {"data.image_size": 16})
+    with pytest.raises(ValueError, match="image_size 16: mlp_mixer_s16 takes 8 only"):
+        evaluate_workdir(tmp_path, config=other)
 
 
 RESNET = {

@@ -179,7 +179,8 @@ class Variant:
         """Returns the tokens a side of each stage for a square image.
 
         Raises:
-          ValueError: if the image size (pixels) is not a multiple of the stride.
+          ValueError: if the image size (pixels) is not a multiple of the stride, or permute is
+            made for another grid.
         """
         if image_size % self.stride:
             stages = f" times 2 for each of {len(self.later_dims)} later stages"
@@ -187,4 +188,11 @@ class Variant:
                 f"image_size {image_size} is not a multiple of {self.stride}, the patch size"
                 f"{stages if self.stride != self.patch_size else ''}."
             )
-        return [math.ceil(image_size / (self.patch_size * 2**i)) for i in range(len(self.dims))]
+        grids = [math.ceil(image_size / (self.patch_size * 2**i)) for i in range(len(self.dims))]
+        if self.mixer == "permute" and grids[0] != self.segments:
+            raise ValueError(
+                f"image_size {image_size} gives {grids[0]}x{grids[0]} tokens, and this model is "
+                f"made for segments of {self.segments}: set segments to {grids[0]}, or image_size "
+                f"to {self.segments * self.patch_size}."
+            )
+        return grids
