@@ -155,7 +155,7 @@ def test_receptive_field(pattern: str, reaches, depth: int) -> None:  # noqa: AN
     )
     size, centre = 9, 4
     tokens = jnp.asarray(random(1, size, size, 16))
-    blocks = [Block(model.variant, 0.0) for _ in range(depth)]
+    blocks = [Block(model.variant, 0, 0.0) for _ in range(depth)]
     keys = jax.random.split(jax.random.key(0), depth)
     params = [b.init(k, tokens, train=False) for b, k in zip(blocks, keys, strict=True)]
 

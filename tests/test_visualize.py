@@ -29,6 +29,7 @@ from s2mlp_jax.visualize.predictions import predict
 from s2mlp_jax.visualize.receptive_fields import reachable, token_gradients
 from s2mlp_jax.visualize.subject import block_outputs
 from tests.helpers import ROOT, tiny_config
+from tests.test_models import small_model
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +200,16 @@ def test_features_of_a_colour_image_need_no_data(tmp_path: pathlib.Path) -> None
     assert [int(title.split()[1]) for title in titles[1:7]] == [1, 2, 4, 5, 7, 8]
     assert figure.axes[0].images[0].get_array().shape == (6, 6, 3)
     assert figure.axes[1].images[0].get_array().shape == (3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "grids"), [("deit_ti", [4, 4]), ("as_mlp_t", [4, 2]), ("resnet_50", [8, 4])]
+)
+def test_outputs_of_the_relatives_are_grids(name: str, grids: list[int]) -> None:
+    model = small_model(name)
+    variables = init(model, jax.random.key(0), 8, 3)
+    _, blocks = block_outputs(model, variables, jnp.ones((2, 8, 8, 3)))
+    assert [block.shape[:3] for block in blocks] == [(2, side, side) for side in grids]
 
 
 def test_features_of_an_untrained_model_say_nothing_of_the_class() -> None:

@@ -74,7 +74,8 @@ def block_outputs(
       images: (b, height, width, channels), normalised.
 
     Returns:
-      Logits (b, classes), and for each block, in order, tokens (b, h, w, c).
+      Logits (b, classes), and for each block, in order, tokens (b, h, w, c), without a class
+      token.
     """
     logits, captured = model.apply(
         variables,
@@ -83,7 +84,11 @@ def block_outputs(
         capture_intermediates=lambda module, method: isinstance(module, Block | Bottleneck),
     )
     blocks = captured["intermediates"]
-    return logits, [blocks[name]["__call__"][0] for name in sorted(blocks, key=_order)]
+    outputs = [blocks[name]["__call__"][0] for name in sorted(blocks, key=_order)]
+    if model.variant.pool == "class_token":  # then tokens are a row, that one first
+        height, width = (side // model.variant.patch_size for side in images.shape[1:3])
+        outputs = [x[:, 0, 1:].reshape(x.shape[0], height, width, -1) for x in outputs]
+    return logits, outputs
 
 
 def _order(name: str) -> int:
