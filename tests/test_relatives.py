@@ -206,8 +206,10 @@ def resnet(devices: int = 1, **overrides: typing.Any) -> Experiment:
     return create_experiment(tiny_config(**RESNET, **overrides), jax.devices()[:devices])
 
 
-def test_batch_norm_takes_and_keeps_the_statistics_of_the_batch() -> None:
-    run = resnet(train__accumulation_steps=1, train__ema_decay=0.5)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_batch_norm_takes_and_keeps_the_statistics_of_the_batch(parts: int) -> None:
+    """With accumulation those of each part, one after the other."""
+    run = resnet(train__accumulation_steps=parts, train__ema_decay=0.5)
     batch = next(run.train_batches(0))
     state = run.draw_state()
     kernel = np.asarray(state.params["conv_stem"]["kernel"])
@@ -219,8 +221,11 @@ def test_batch_norm_takes_and_keeps_the_statistics_of_the_batch() -> None:
     step = make_train_step(run)
     state, _ = step(state, parallel.shard_batch(run.layout, batch), run.key)
     after = jax.device_get(state.model_state)["batch_stats"]["norm_stem"]
-    for name, of_batch in (("mean", y.mean((0, 1, 2))), ("var", y.var((0, 1, 2)))):
-        expected = 0.9 * before[name] + 0.1 * np.asarray(of_batch)
+    for name, statistic in (("mean", jnp.mean), ("var", jnp.var)):
+        expected = before[name]
+        for part in range(parts):
+            of_part = statistic(y[part::parts], axis=(0, 1, 2))
+            expected = 0.9 * expected + 0.1 * np.asarray(of_part)
         np.testing.assert_allclose(after[name], expected, rtol=1e-4, atol=1e-5)
     assert state.ema_variables is not None
     averaged = state.ema_variables["batch_stats"]["norm_stem"]
