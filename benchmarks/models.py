@@ -12,13 +12,14 @@ forward pass, softmax cross-entropy, backward pass and AdamW (optax.adamw in one
 with donated state; the fused torch.optim.AdamW). Drop path is off; images stay in memory.
 """
 
+import argparse
 import contextlib
 import copy
 import gc
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -186,39 +187,41 @@ def torch_training(
     return call
 
 
-def compare(
-    name: str, training: bool, batch_size: int, image_size: int, dtype: str, rounds: int, with_: Any
-) -> list[str]:
-    """Times one model; returns its row."""
-    model, variables = jax_model(name, image_size, dtype)
-    reference = torch_model(name, variables, image_size)
-    rng = np.random.default_rng(0)
-    images = rng.standard_normal((batch_size, image_size, image_size, 3), np.float32)
-    labels = rng.integers(0, CLASSES, batch_size)
-    layout = torch.channels_last if name.startswith("resnet") else torch.contiguous_format
-    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=layout)
-    make_jax = jax_training if training else jax_inference
-    make_torch = torch_training if training else torch_inference
-    calls = {"JAX": make_jax(model, variables, images, labels)}
-    for candidate in with_[1:]:
-        calls[candidate] = make_torch(
-            copy.deepcopy(reference),
-            tensor,
-            torch.from_numpy(labels),
-            dtype,
-            candidate == "compiled",
-        )
-    for call in calls.values():
-        call()  # compiles
-    measurements = {name: throughput(call, batch_size) for name, call in calls.items()}
-    figures = common.alternate(measurements, rounds, warmup=1)
+def compare(name: str, args: argparse.Namespace, candidates: Sequence[str]) -> list[list[str]]:
+    """Times one model; returns its rows in the tables of inference and of training."""
+    model, variables = jax_model(name, args.image_size, args.dtype)
+    reference = torch_model(name, variables, args.image_size)
     parameters = sum(parameter.numel() for parameter in reference.parameters())
-    return [
-        name,
-        f"{parameters / 1e6:.1f}",
-        *(common.median(figures[candidate], digits=1) for candidate in with_),
-        *(common.ratio(figures["JAX"], figures[candidate]) for candidate in with_[1:]),
-    ]
+    layout = torch.channels_last if name.startswith("resnet") else torch.contiguous_format
+    rng = np.random.default_rng(0)
+    rows = []
+    for training in (False, True):
+        batch = args.train_batch_size if training else args.batch_size
+        images = rng.standard_normal((batch, args.image_size, args.image_size, 3), np.float32)
+        labels = rng.integers(0, CLASSES, batch)
+        tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+        make_jax = jax_training if training else jax_inference
+        make_torch = torch_training if training else torch_inference
+        calls = {"JAX": make_jax(model, variables, images, labels)}
+        for candidate in candidates[1:]:
+            own = copy.deepcopy(reference)
+            compiled = candidate == "compiled"
+            calls[candidate] = make_torch(
+                own, tensor, torch.from_numpy(labels), args.dtype, compiled
+            )
+        for call in calls.values():
+            call()  # compiles
+        measurements = {name: throughput(call, batch) for name, call in calls.items()}
+        figures = common.alternate(measurements, args.rounds, warmup=1)
+        rows.append(
+            [
+                name,
+                f"{parameters / 1e6:.1f}",
+                *(common.median(figures[candidate], digits=1) for candidate in candidates),
+                *(common.ratio(figures["JAX"], figures[other]) for other in candidates[1:]),
+            ]
+        )
+    return rows
 
 
 def free() -> None:
@@ -259,25 +262,16 @@ def main() -> None:
     )
     columns = ["", "parameters, 1e6", *(f"{c}, images/s" for c in candidates)]
     columns += [f"JAX / {c}" for c in candidates[1:]]
+    inference: list[list[str]] = []
+    training: list[list[str]] = []
+    for name in args.models.split(","):
+        for rows, row in zip((inference, training), compare(name, args, candidates), strict=True):
+            rows.append(row)
+            print(*row, flush=True)
+        free()
     parts = [top, notes]
-    for training, batch_size in ((False, args.batch_size), (True, args.train_batch_size)):
-        rows = []
-        for name in args.models.split(","):
-            rows.append(
-                compare(
-                    name,
-                    training,
-                    batch_size,
-                    args.image_size,
-                    args.dtype,
-                    args.rounds,
-                    candidates,
-                )
-            )
-            print(*rows[-1], flush=True)
-            free()
-        what = "Training" if training else "Inference"
-        parts.append(f"## {what}, batch {batch_size}\n\n{common.table(columns, rows)}")
+    parts.append(f"## Inference, batch {args.batch_size}\n\n{common.table(columns, inference)}")
+    parts.append(f"## Training, batch {args.train_batch_size}\n\n{common.table(columns, training)}")
     common.publish(parts, args.output)
 
 
