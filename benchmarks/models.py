@@ -1,0 +1,279 @@
+"""Inference and training of every family of models against the same models in PyTorch.
+
+    python -m benchmarks.models --output=results/models.md
+
+On the CPU; needs PyTorch and timm besides what training needs. MLP-Mixer, ResMLP and DeiT are
+timm's, the others those of `benchmarks.torch_models`. Both sides must have the same number of
+parameters; the models of `torch_models` must also give the logits of the Flax model for its
+weights. A model that does not is not timed.
+
+Inference is the forward pass (PyTorch: `eval()` and `inference_mode()`). A training step is
+forward pass, softmax cross-entropy, backward pass and AdamW (optax.adamw in one jitted function
+with donated state; the fused torch.optim.AdamW). Drop path is off; images stay in memory.
+"""
+
+import argparse
+import contextlib
+import copy
+import gc
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import timm
+import torch
+
+import s2mlp_jax
+from benchmarks import common, torch_models
+from s2mlp_jax.models.variants import get_variant
+
+DEFAULT = (
+    "s2mlp_wide,s2mlp_deep,mlp_mixer_s16,mlp_mixer_b16,resmlp_24,s2mlp_v2_small_7,vip_small_7,"
+    "as_mlp_t,deit_s"
+)
+CLASSES = 1000
+LEARNING_RATE, WEIGHT_DECAY = 1e-4, 0.05
+CANDIDATES = ("JAX", "eager", "compiled")
+
+Measurement = Callable[[], float]
+
+
+def jax_model(name: str, image_size: int, dtype: str) -> tuple[Any, dict[str, Any]]:
+    """Returns the model without drop path, and its variables."""
+    model = s2mlp_jax.create_model(name, CLASSES, dtype, drop_path=0.0)
+    return model, s2mlp_jax.init(model, jax.random.key(0), image_size)
+
+
+def torch_model(name: str, variables: Mapping[str, Any], image_size: int) -> torch.nn.Module:
+    """Returns the same model in PyTorch, after a check that it is the same.
+
+    Raises:
+      ValueError: if it is not.
+    """
+    if name in torch_models.TIMM:
+        size = {} if name.startswith("resnet") else {"img_size": image_size}
+        model = timm.create_model(torch_models.TIMM[name], num_classes=CLASSES, **size)
+    else:
+        model = torch_models.Model(get_variant(name), CLASSES)
+    ours = sum(math.prod(x.shape) for x in jax.tree.leaves(variables["params"]))
+    theirs = sum(parameter.numel() for parameter in model.parameters())
+    if ours != theirs:
+        raise ValueError(f"{name} has {ours:,} parameters here, and {theirs:,} in PyTorch.")
+    if name not in torch_models.TIMM:
+        check_logits(name, model, variables, image_size)
+    # What convolutions are quickest in; linear layers do not care.
+    layout = torch.channels_last if name.startswith("resnet") else torch.preserve_format
+    return model.to(memory_format=layout)
+
+
+def check_logits(
+    name: str, model: torch_models.Model, variables: Mapping[str, Any], image_size: int
+) -> None:
+    """Raises a ValueError if two images do not get the logits that the Flax model gives them."""
+    rng = np.random.default_rng(0)
+    # Not as drawn: norms then are at 1 and 0, and branches may be switched off.
+    params = jax.tree.map(
+        lambda x: x + 0.05 * rng.standard_normal(x.shape, np.float32), variables["params"]
+    )
+    torch_models.load(model, params)
+    images = rng.standard_normal((2, image_size, image_size, 3), np.float32)
+    flax_model, _ = jax_model(name, image_size, "float32")
+    expected = np.asarray(flax_model.apply({"params": params}, images, train=False))
+    with torch.inference_mode():
+        got = model.eval()(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    error = np.abs(got - expected).max() / np.abs(expected).max()
+    if not error < 1e-3:
+        raise ValueError(f"{name} in PyTorch gives other logits, by {error:.2g} of the largest.")
+
+
+def throughput(call: Callable[[], Any], images: int) -> Measurement:
+    """Returns a measurement: images per second of one call that ends when its result is there."""
+
+    def measure() -> float:
+        start = time.perf_counter()
+        call()
+        return images / (time.perf_counter() - start)
+
+    return measure
+
+
+def jax_inference(
+    model: Any, variables: Mapping[str, Any], images: np.ndarray, labels: np.ndarray
+) -> Callable[[], Any]:
+    """Returns a call of the jitted forward pass."""
+    forward = jax.jit(lambda variables, images: model.apply(variables, images, train=False))
+    on_device = jnp.asarray(images)
+    return lambda: jax.block_until_ready(forward(variables, on_device))
+
+
+def jax_training(
+    model: Any, variables: Mapping[str, Any], images: np.ndarray, labels: np.ndarray
+) -> Callable[[], Any]:
+    """Returns a call of the jitted training step."""
+    optimizer = optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+
+    def loss_fn(params: Any, rest: Any, images: jax.Array, labels: jax.Array) -> Any:
+        logits, rest = model.apply(
+            {"params": params, **rest}, images, train=True, mutable=list(rest)
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), rest
+
+    def step(state: Any, images: jax.Array, labels: jax.Array) -> tuple[Any, jax.Array]:
+        params, rest, opt_state = state
+        gradient = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, rest), grads = gradient(params, rest, images, labels)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), rest, opt_state), loss
+
+    jitted = jax.jit(step, donate_argnums=0)
+    rest = dict(jax.tree.map(jnp.copy, variables))  # what is donated is gone
+    params = rest.pop("params")
+    state = (params, rest, optimizer.init(params))
+    on_device = (jnp.asarray(images), jnp.asarray(labels))
+
+    def call() -> None:
+        nonlocal state
+        state, loss = jitted(state, *on_device)
+        jax.block_until_ready((state, loss))
+
+    return call
+
+
+def autocast(dtype: str) -> contextlib.AbstractContextManager[Any]:
+    """Returns the context of PyTorch's mixed precision, or one that does nothing."""
+    if dtype == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast("cpu", torch.bfloat16)
+
+
+def torch_inference(
+    model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: str, compiled: bool
+) -> Callable[[], Any]:
+    """Returns a call of the forward pass."""
+    model = model.eval()
+    forward = torch.compile(model) if compiled else model
+
+    def call() -> None:
+        with torch.inference_mode(), autocast(dtype):
+            forward(images)
+
+    return call
+
+
+def torch_training(
+    model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: str, compiled: bool
+) -> Callable[[], Any]:
+    """Returns a call of the training step."""
+    model = model.train()
+    forward = torch.compile(model) if compiled else model
+    optimizer = torch.optim.AdamW(
+        model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
+    )
+
+    def call() -> None:
+        optimizer.zero_grad()
+        with autocast(dtype):
+            loss = torch.nn.functional.cross_entropy(forward(images), labels)
+        loss.backward()
+        optimizer.step()
+
+    return call
+
+
+def compare(name: str, args: argparse.Namespace, candidates: Sequence[str]) -> list[list[str]]:
+    """Times one model; returns its rows in the tables of inference and of training."""
+    model, variables = jax_model(name, args.image_size, args.dtype)
+    reference = torch_model(name, variables, args.image_size)
+    parameters = sum(parameter.numel() for parameter in reference.parameters())
+    layout = torch.channels_last if name.startswith("resnet") else torch.contiguous_format
+    rng = np.random.default_rng(0)
+    rows = []
+    for training in (False, True):
+        batch = args.train_batch_size if training else args.batch_size
+        images = rng.standard_normal((batch, args.image_size, args.image_size, 3), np.float32)
+        labels = rng.integers(0, CLASSES, batch)
+        tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+        make_jax = jax_training if training else jax_inference
+        make_torch = torch_training if training else torch_inference
+        calls = {"JAX": make_jax(model, variables, images, labels)}
+        for candidate in candidates[1:]:
+            own = copy.deepcopy(reference)
+            compiled = candidate == "compiled"
+            calls[candidate] = make_torch(
+                own, tensor, torch.from_numpy(labels), args.dtype, compiled
+            )
+        for call in calls.values():
+            call()  # compiles
+        measurements = {name: throughput(call, batch) for name, call in calls.items()}
+        figures = common.alternate(measurements, args.rounds, warmup=1)
+        rows.append(
+            [
+                name,
+                f"{parameters / 1e6:.1f}",
+                *(common.median(figures[candidate], digits=1) for candidate in candidates),
+                *(common.ratio(figures["JAX"], figures[other]) for other in candidates[1:]),
+            ]
+        )
+    return rows
+
+
+def free() -> None:
+    """Frees what a model has left."""
+    jax.clear_caches()
+    torch.compiler.reset()
+    gc.collect()
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = common.parser(__doc__, rounds=5)
+    parser.add_argument("--models", default=DEFAULT, help=f"default {DEFAULT}")
+    parser.add_argument("--batch_size", type=int, default=16, help="of inference; default 16")
+    parser.add_argument("--train_batch_size", type=int, default=8, help="default 8")
+    parser.add_argument("--image_size", type=int, default=224, help="default 224")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument(
+        "--page_faults", action="store_true", help="leave malloc as it is on both sides"
+    )
+    args = parser.parse_args()
+    if jax.default_backend() != "cpu":
+        parser.error("this compares on the CPU: set JAX_PLATFORMS=cpu")
+    memory = "malloc is as it is." if args.page_faults else common.keep_memory()
+    top = common.header("Models against PyTorch")  # before the work, for the load of others
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(threads or 1)
+    candidates = CANDIDATES[:-1] if args.no_compile else CANDIDATES
+    notes = (
+        f"PyTorch {torch.__version__}, timm {timm.__version__}. {args.dtype} (PyTorch: "
+        f"{'autocast' if args.dtype == 'bfloat16' else 'as it is'}), {args.image_size} pixels, "
+        f"{CLASSES} classes, {threads} threads on both sides. Images per second: medians over "
+        f"{args.rounds} rounds, each of which takes every candidate once, in random order; in "
+        "brackets the inter-quartile range. The ratios are medians of the rounds' ratios, JAX's "
+        f"images per second over PyTorch's: above 1 JAX is quicker. {memory} That is for both, "
+        "PyTorch's tensors too."
+    )
+    columns = ["", "parameters, 1e6", *(f"{c}, images/s" for c in candidates)]
+    columns += [f"JAX / {c}" for c in candidates[1:]]
+    inference: list[list[str]] = []
+    training: list[list[str]] = []
+    for name in args.models.split(","):
+        for rows, row in zip((inference, training), compare(name, args, candidates), strict=True):
+            rows.append(row)
+            print(*row, flush=True)
+        free()
+    parts = [top, notes]
+    parts.append(f"## Inference, batch {args.batch_size}\n\n{common.table(columns, inference)}")
+    parts.append(f"## Training, batch {args.train_batch_size}\n\n{common.table(columns, training)}")
+    common.publish(parts, args.output)
+
+
+if __name__ == "__main__":
+    main()
