@@ -78,8 +78,6 @@ def linear(
         bias_init=draw.bias(inputs),
         name=name,
     )
-    if jax.default_backend() == "tpu":  # its memory is tiled, and flattening may cost a copy there
-        return layer(x)
     # With one row a token the gradient of the weights is a plain matrix product; of four axes
     # XLA makes one for a CPU by transposing the activations in memory.
     return layer(x.reshape(-1, inputs)).reshape(*x.shape[:-1], features)
