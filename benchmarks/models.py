@@ -262,17 +262,16 @@ def main() -> None:
     )
     columns = ["", "parameters, 1e6", *(f"{c}, images/s" for c in candidates)]
     columns += [f"JAX / {c}" for c in candidates[1:]]
-    inference: list[list[str]] = []
-    training: list[list[str]] = []
+    tables: dict[str, list[list[str]]] = {
+        f"## Inference, batch {args.batch_size}": [],
+        f"## Training, batch {args.train_batch_size}": [],
+    }
     for name in args.models.split(","):
-        for rows, row in zip((inference, training), compare(name, args, candidates), strict=True):
+        for rows, row in zip(tables.values(), compare(name, args, candidates), strict=True):
             rows.append(row)
-            print(*row, flush=True)
+        parts = [f"{title}\n\n{common.table(columns, rows)}" for title, rows in tables.items()]
+        common.publish([top, notes, *parts], args.output)  # now, should the next model fail
         free()
-    parts = [top, notes]
-    parts.append(f"## Inference, batch {args.batch_size}\n\n{common.table(columns, inference)}")
-    parts.append(f"## Training, batch {args.train_batch_size}\n\n{common.table(columns, training)}")
-    common.publish(parts, args.output)
 
 
 if __name__ == "__main__":
