@@ -2,8 +2,8 @@
 
     python -m benchmarks.models --output=results/models.md
 
-On the CPU; needs PyTorch and timm besides what training needs. MLP-Mixer, ResMLP and DeiT are
-timm's, the others those of `benchmarks.torch_models`. Both sides must have the same number of
+On the CPU; needs PyTorch and timm besides what training needs. MLP-Mixer, ResMLP, DeiT and
+ResNet are timm's, the others those of `benchmarks.torch_models`. Both sides must have the same number of
 parameters; the models of `torch_models` must also give the logits of the Flax model for its
 weights. A model that does not is not timed.
 
@@ -35,7 +35,7 @@ from s2mlp_jax.models.variants import get_variant
 
 DEFAULT = (
     "s2mlp_wide,s2mlp_deep,mlp_mixer_s16,mlp_mixer_b16,resmlp_24,s2mlp_v2_small_7,vip_small_7,"
-    "as_mlp_t,deit_s"
+    "as_mlp_t,deit_s,resnet_50"
 )
 CLASSES = 1000
 LEARNING_RATE, WEIGHT_DECAY = 1e-4, 0.05

@@ -31,7 +31,7 @@ TIMM = {
     "deit_ti": "deit_tiny_patch16_224",
     "deit_s": "deit_small_patch16_224",
     "deit_b": "deit_base_patch16_224",
-    "resnet50": "resnet50",
+    "resnet_50": "resnet50",
 }
 
 
