@@ -3,9 +3,9 @@
     python -m benchmarks.models --output=results/models.md
 
 On the CPU; needs PyTorch and timm besides what training needs. MLP-Mixer, ResMLP, DeiT and
-ResNet are timm's, the others those of `benchmarks.torch_models`. Both sides must have the same number of
-parameters; the models of `torch_models` must also give the logits of the Flax model for its
-weights. A model that does not is not timed.
+ResNet are timm's, the others those of `benchmarks.torch_models`. Both sides must have the same
+number of parameters; the models of `torch_models` must also give the logits of the Flax model for
+its weights. A model that does not is not timed.
 
 Inference is the forward pass (PyTorch: `eval()` and `inference_mode()`). A training step is
 forward pass, softmax cross-entropy, backward pass and AdamW (optax.adamw in one jitted function
