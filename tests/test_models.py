@@ -362,3 +362,28 @@ from absl import flags
 assert not [f for f in flags.FLAGS if flags.FLAGS.find_module_defining_flag(f).startswith("s2mlp")]
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_linear_is_the_same_with_rows_and_with_axes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model("s2mlp_wide")
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    params = draw_like(s2mlp_jax.init(model, jax.random.key(0), image_size=8))
+
+    def gradients():  # noqa: ANN202
+        return jax.grad(lambda p: (model.apply(p, images, train=False) ** 2).sum())(params)
+
+    rows = gradients()
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), rows, gradients()
+    )
+
+
+def test_derivative_of_gelu() -> None:
+    x = jnp.linspace(-8.0, 8.0, 4001)
+    derivative = jax.vmap(jax.grad(layers.gelu))(x)
+    exact = [
+        0.5 * math.erfc(-v / math.sqrt(2)) + v * math.exp(-v * v / 2) / math.sqrt(2 * math.pi)
+        for v in np.asarray(x, np.float64)
+    ]
+    np.testing.assert_allclose(derivative, exact, rtol=1e-6, atol=1e-6)
