@@ -34,7 +34,7 @@ def depthwise_convolution(x: jax.Array, kernel: jax.Array, border: str) -> jax.A
     """A 3x3 convolution of every channel by itself, as nine shifted products.
 
     XLA fuses them into one loop; its own grouped convolution takes many times as long on a CPU
-    (`results/models.md`).
+    (`results/spatial_shift.md`).
 
     Args:
       x: (b, h, w, c).
