@@ -154,10 +154,11 @@ def _families(scale: str) -> dict[str, _Family]:
 
     def resnet(depth: int, dim: int) -> Fields:
         if scale == "imagenet":
-            return {"dim": dim, "later_dims": (2 * dim, 4 * dim, 8 * dim)}
+            widths = {"dim": dim, "later_dims": (2 * dim, 4 * dim, 8 * dim)}
+            return {**widths, "drop_path": base.drop_path}
         blocks = max(1, depth // 3)
         later = {"later_depths": (blocks, blocks), "later_dims": (2 * dim, 4 * dim)}
-        return {"depth": blocks, "dim": dim, "patch_size": 1, **later}
+        return {"depth": blocks, "dim": dim, **same, "patch_size": 1, **later}
 
     return {
         "mlp_mixer": _Family("mlp_mixer_s16", 4, isotropic),

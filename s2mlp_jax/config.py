@@ -81,6 +81,7 @@ def explain_flags(argv: collections.abc.Sequence[str], error: Exception) -> str:
     path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
     for argument in argv if path else ():
         try:
+            _get_config(path)  # its own argument may be the wrong one
             for field, value in parse_overrides([argument]).items():
                 _set_field(_get_config(path), field, value)
         except ValueError as reason:
@@ -172,6 +173,12 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       ValueError: a value that is not allowed; the message names the field and the choices.
     """
     config = config.copy_and_resolve_references()
+    if missing := [name for name in field_types() if name not in config.model]:
+        raise ValueError(
+            f"The config has no model.{', model.'.join(missing)}: it is of an earlier version of "
+            "this code, and a run goes on with the version it began with (environment.json has "
+            "its commit)."
+        )
     set_fields = {name: config.model[name] for name in field_types()}
     overrides = {name: value for name, value in set_fields.items() if value is not None}
     variant = get_variant(config.model.name, **overrides)

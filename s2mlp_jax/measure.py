@@ -1,6 +1,7 @@
 """How fast the settings of a sweep train and infer, side by side, and what memory they take."""
 
 import dataclasses
+import json
 import pathlib
 import statistics
 import time
@@ -43,7 +44,8 @@ def measure_sweep(sweep: Sweep, workdir: str | pathlib.Path, rounds: int = 5) ->
     weights, optimizer, batch and all that lives within the step, on one device.
 
     Args:
-      workdir: of the sweep; the report reads the file there.
+      workdir: of the sweep; the report reads the file there. Settings that it has and that are not
+        measured now stay, if they are of the same commit, versions and devices.
 
     Returns:
       The file.
@@ -53,9 +55,11 @@ def measure_sweep(sweep: Sweep, workdir: str | pathlib.Path, rounds: int = 5) ->
     for run in {run.setting: run for run in sweep.runs}.values():
         experiment = sweep.experiment(run)
         compiled = compile_step(experiment)
-        state = jax.device_get(experiment.draw_state())
-        memory = compiled.memory.total if compiled.memory else 0
-        step = make_train_step(experiment)
+        if compiled.memory is None:
+            say(f"left out  {run.setting}: {compiled.refusal}")
+            continue
+        state, step = jax.device_get(experiment.draw_state()), make_train_step(experiment)
+        memory = compiled.memory.total
         candidates.append(_Candidate(run.setting, experiment, state, step, memory))
         say(f"compiled  {run.setting}")
     for number in range(rounds):
@@ -81,10 +85,16 @@ def measure_sweep(sweep: Sweep, workdir: str | pathlib.Path, rounds: int = 5) ->
             f"{candidate.name:<20}{train:>10,.0f} images/s in training{infer:>10,.0f} in inference"
             f"{candidate.memory / 2**20:>10,.1f} MiB"
         )
-    described = {"environment": workdir_lib.environment(), "rounds": rounds, "settings": settings}
+    environment, path = workdir_lib.environment(), workdir / FILE
+    if path.exists():
+        before = json.loads(path.read_text())
+        alike = ("git_commit", "versions", "devices", "processor")
+        if all(before["environment"][key] == environment[key] for key in alike):
+            settings = before["settings"] | settings
     workdir.mkdir(parents=True, exist_ok=True)
-    workdir_lib.write_json(workdir / FILE, described)
-    return workdir / FILE
+    described = {"environment": environment, "rounds": rounds, "settings": settings}
+    workdir_lib.write_json(path, described)
+    return path
 
 
 def _eval_size(run: Experiment) -> int:

@@ -22,7 +22,7 @@ _DIM = 18  # two channels a segment of permute
 _BASE = Variant(depth=1, dim=_DIM, norm="affine", affine_init=1.0, drop_path=0.0)
 
 # Row of the table -> the fields that choose the mixer.
-MIXERS: dict[str, Mapping[str, typing.Any]] = {
+ROWS: dict[str, Mapping[str, typing.Any]] = {
     "token-mixing MLP (MLP-Mixer)": {"mixer": "token_mlp"},
     "linear layer over tokens (ResMLP)": {"mixer": "token_linear"},
     "depthwise convolution 3x3": {"mixer": "depthwise"},
@@ -72,7 +72,7 @@ def relate(fields: Mapping[str, typing.Any], seed: int = 0) -> Relation:
     """Measures one mixer.
 
     Args:
-      fields: of the variant, as in `MIXERS`.
+      fields: of the variant, as in `ROWS`.
       seed: of weights and tokens.
     """
     variant = dataclasses.replace(_BASE, **fields)
@@ -164,7 +164,7 @@ def table() -> str:
         "| token mixer | receptive field of a block (tokens) | over positions | over channels |",
         "| :-- | :-- | :-- | :-- |",
     ]
-    for name, fields in MIXERS.items():
+    for name, fields in ROWS.items():
         found = relate(fields)
         spatial = "specific" if found.spatial_specific else "the same"
         channel = "specific" if found.channel_specific else "the same"

@@ -51,6 +51,7 @@ def restore_run(
     workdir = pathlib.Path(workdir).absolute()
     own = config_lib.complete(read_config(workdir))
     if config is not None:
+        _check_size(own, config)
         config = config_lib.complete(config)
         different = config_lib.differences(own.to_dict(), config)
         if models := [field for field in different if field.startswith("model.")]:
@@ -58,7 +59,6 @@ def restore_run(
         for field in different:
             if field.startswith("data."):
                 say(f"Not as in training: {field}.")
-        _check_size(own, config)
         with own.unlocked():
             own.data, own.eval = config.data, config.eval
     checkpoints = Checkpoints(workdir, read_only=True)

@@ -114,7 +114,8 @@ def make_step_function(
         loss, grads, model_state = accumulate(state.params, state.model_state, batch, key)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        averages, count = (state.ema_params, state.ema_model_state), state.step + 1
+        count = state.step + 1
+        averages = (state.ema_params, state.ema_model_state)
         if state.ema_params is not None:
             averages = update_ema(averages, (params, model_state), train.ema_decay, count)
         metrics = {

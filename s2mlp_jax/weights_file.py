@@ -150,6 +150,8 @@ def _write(path: pathlib.Path, arrays: Arrays, metadata: dict[str, str]) -> None
             torch.save({name: torch.from_numpy(x) for name, x in arrays.items()}, incomplete)
         _compare(path, arrays, read_state_dict(incomplete))
         os.replace(incomplete, path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error}.") from error
     finally:
         incomplete.unlink(missing_ok=True)
 

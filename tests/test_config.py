@@ -138,6 +138,17 @@ def test_explains_command_line_mistakes() -> None:
     argv = ["main.py", f"--config={ROOT}/configs/s2mlp_digits.py", "--config.model.shfit=e"]
     assert "Allowed there: " in config_lib.explain_flags(argv, AttributeError("x"))
     assert config_lib.explain_flags(["main.py"], KeyError("culprit")) == "culprit"
+    argv = ["main.py", f"--config={ROOT}/configs/mlp_mixer.py:b8"]
+    told = config_lib.explain_flags(argv, AttributeError("x"))
+    assert told == "Unknown variant 'b8'. Allowed are s32, s16, b32, b16, l16."
+
+
+def test_a_config_of_an_earlier_version_is_refused() -> None:
+    config = tiny_config()
+    with config.unlocked():
+        del config.model["mixer"]
+    with pytest.raises(ValueError, match=r"no model.mixer: it is of an earlier version"):
+        config_lib.complete(config)
 
 
 def test_a_typo_inside_a_config_file_is_an_error(tmp_path: pathlib.Path) -> None:

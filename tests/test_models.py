@@ -108,6 +108,7 @@ OTHERS = [
     ("vip_small_14", {"fusion": "sum"}, 27_216_232),  # ViP, Table 7: "vanilla"
     ("vip_small_14", {"dim": 336, "patch_size": 16, "segments": 14}, 23_023_552),  # Small/16
     ("as_mlp_t", {"dim": 64, "later_depths": (2, 2, 2), "later_dims": (128, 256, 512)}, 9_597_480),
+    ("resnet_50", {"depth": 2, "later_depths": (1,), "later_dims": (80,), "expansion": 1}, 256_296),
     ("s2mlp_wide", {"mixer": "depthwise"}, 72_241_384 + 12 * 9 * 768),
     ("s2mlp_wide", {"mixer": "depthwise", "depthwise_init": "shift"}, 72_324_328),
     ("s2mlp_wide", {"shift": "none"}, 72_241_384),

@@ -1,5 +1,6 @@
 """The relatives: what tells them apart, what they equal, and what they refuse."""
 
+import copy
 import dataclasses
 import pathlib
 import typing
@@ -11,11 +12,12 @@ import pytest
 
 import s2mlp_jax
 from s2mlp_jax import parallel, relations
-from s2mlp_jax.config import override
 from s2mlp_jax.evaluate_workdir import evaluate_workdir
 from s2mlp_jax.experiment import Experiment, create_experiment
+from s2mlp_jax.models import cost, token_mixers
 from s2mlp_jax.models.depthwise import depthwise_convolution, shift_as_depthwise
 from s2mlp_jax.models.spatial_shift import spatial_shift
+from s2mlp_jax.models.variant import MIXER_FIELDS
 from s2mlp_jax.models.variants import VARIANTS, get_variant
 from s2mlp_jax.report.__main__ import main as report_main
 from s2mlp_jax.train import make_train_step, train_and_evaluate
@@ -41,10 +43,10 @@ RELATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", relations.MIXERS)
+@pytest.mark.parametrize("name", relations.ROWS)
 def test_relations(name: str) -> None:
     """Table 1 of the paper: its three rows are the first, the third and the fourth here."""
-    found = relations.relate(relations.MIXERS[name])
+    found = relations.relate(relations.ROWS[name])
     field = relations.field_name(found.field)
     assert (field, found.spatial_specific, found.channel_specific) == RELATIONS[name]
 
@@ -53,7 +55,7 @@ def test_report_prints_the_relations(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     row = "spatial shift (a)"
-    monkeypatch.setattr(relations, "MIXERS", {row: relations.MIXERS[row]})
+    monkeypatch.setattr(relations, "ROWS", {row: relations.ROWS[row]})
     assert report_main(["relations"]) == 0
     assert f"| {row} | diamond of radius 1 (5) | the same | specific |" in capsys.readouterr().out
 
@@ -160,6 +162,12 @@ def test_initial_values_of_the_relatives() -> None:
         ("as_mlp_t", {"later_depths": (2, 2)}, "must be of the same length"),
         ("as_mlp_t", {"later_depths": 2}, "later_depths must be of type tuple"),
         ("as_mlp_t", {"later_depths": (2, 2, 0)}, "integers of at least 1"),
+        ("as_mlp_t", {"later_depths": (True, 2, 2)}, "integers of at least 1"),
+        ("deit_ti", {"mixer": "shift"}, "class_token makes a row .* not with shift in 1"),
+        ("deit_ti", {"later_depths": (1,), "later_dims": (64,)}, "one stage"),
+        ("vip_small_14", {"dim": 100}, "16 segments of stage 1 do not divide its 100"),
+        ("vip_small_7", {"later_dims": (100,)}, "16 segments of stage 2 do not divide its 100"),
+        ("resnet_50", {"position": "learned"}, "position has no effect on a ResNet"),
         ("deit_ti", {"final_norm": 1}, "final_norm must be of type bool"),
         ("s2mlp_wide", {"norm_position": "mid"}, "Allowed are post, pre"),
     ],
@@ -176,19 +184,30 @@ def test_sizes_of_a_pyramid() -> None:
         s2mlp_jax.count_macs("vip_small_7", image_size=112)
 
 
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("mlp_mixer_s16", {}),
+        ("vip_small_14", {"model__segments": 4}),
+        ("deit_ti", {"model__head_dim": 8}),
+    ],
+)
 def test_evaluation_at_another_size_is_refused_where_weights_count_tokens(
-    tmp_path: pathlib.Path,
+    name: str, fields: dict, tmp_path: pathlib.Path
 ) -> None:
     config = tiny_config(
-        model__name="mlp_mixer_s16",
+        model__name=name,
         model__patch_size=2,
         train__steps=1,
         optimizer__warmup_epochs=0.0,
+        **fields,
     )
     train_and_evaluate(config, tmp_path)
     assert evaluate_workdir(tmp_path)["eval/count"] == 360
-    other = override(config, {"data.image_size": 16})
-    with pytest.raises(ValueError, match="image_size 16: mlp_mixer_s16 takes 8 only"):
+    other = copy.deepcopy(config)
+    with other.unlocked():
+        other.data.image_size = 16
+    with pytest.raises(ValueError, match=f"image_size 16: {name} takes 8 only"):
         evaluate_workdir(tmp_path, config=other)
 
 
@@ -262,6 +281,12 @@ def test_resnet_is_a_residual_network_at_first() -> None:
         block = variables["params"]["block_00"][name]
         block["kernel"] = draw_like(block["kernel"])
     np.testing.assert_array_equal(model.apply(variables, images, train=False), logits)
+
+
+def test_tables_by_mixer_agree() -> None:
+    backbones = set(MIXER_FIELDS) - {"bottleneck"}  # a ResNet has no mixer
+    assert set(token_mixers.MIXERS) == set(cost._MIXERS) == backbones
+    assert set(relations._OVER_CHANNELS) == backbones
 
 
 def test_named_variants_are_distinct() -> None:

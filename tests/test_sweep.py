@@ -303,8 +303,7 @@ def test_the_comparison_is_on_equal_terms(scale: str) -> None:
         config = load_config(path, fields)
         for part in ("data", "augment", "train", "optimizer", "eval"):
             assert config[part] == base[part], (name, part)
-        if not name.startswith("resnet"):
-            assert config.model.drop_path == base.model.drop_path
+        assert config.model.drop_path == base.model.drop_path
         if "=" in name:
             found, target = (
                 (cost(config)[0], parameters) if "=params" in name else (cost(config)[1], macs)

@@ -156,7 +156,7 @@ def _resnet(v: Variant, grids: list[int], num_classes: int, channels: int) -> Co
             total += convolution(inputs, dim, 1, before)
             total += convolution(dim, dim, 3, grid)
             total += convolution(dim, v.expansion * dim, 1, grid)
-            if i == 0:
+            if inputs != v.expansion * dim or (stage and i == 0):  # the skip is projected
                 total += convolution(inputs, v.expansion * dim, 1, grid)
             inputs = v.expansion * dim
     return total + _linear(inputs, num_classes, 1)

@@ -1,7 +1,7 @@
 """ResNet-50 (arXiv 1512.03385), the convolutional network that the others are measured against.
 
 The one model with a skeleton of its own; it reads the fields depth, dim, later_depths, later_dims,
-expansion, patch_size (of the stem), norm_eps and drop path of a variant.
+expansion, patch_size (of the stem), norm_eps, init (of the head) and drop path of a variant.
 """
 
 import functools

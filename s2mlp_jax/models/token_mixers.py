@@ -208,8 +208,6 @@ class Permute(TokenMixer):
         n = self.variant.segments >> self.stage  # the grid's sides are halved before each stage
         if (h, w) != (n, n):
             raise ValueError(_other_grid(f"{n}x{n} tokens (segments)", f"{h}x{w}"))
-        if c % n:
-            raise ValueError(f"{n} segments do not divide {c} channels.")
         cut = x.reshape(b, h, w, n, c // n)
 
         def over_axis(axis: int, name: str) -> jax.Array:

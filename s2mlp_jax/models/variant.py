@@ -7,7 +7,8 @@ from s2mlp_jax.models.axial_shift import AXIAL_BORDERS
 from s2mlp_jax.models.layers import INITS, NORMS, drop_path_rates
 from s2mlp_jax.models.spatial_shift import BORDERS, group_sizes, parse_pattern
 
-# Mixer -> the fields that it reads, of those that not all do.
+# Mixer -> the fields that it reads, of those that not all do. "bottleneck" is a whole ResNet,
+# which has no mixer, and a skeleton of its own.
 MIXER_FIELDS: dict[str, tuple[str, ...]] = {
     "shift": ("shift", "border"),
     "depthwise": ("border", "depthwise_init"),
@@ -25,6 +26,15 @@ BRANCHES: dict[str, tuple[str, ...]] = {
     "split_shift": ("shift1", "shift2", "identity"),
     "permute": ("height", "width", "channel"),
 }
+
+# Of the skeleton, what a ResNet has otherwise, or not at all.
+NOT_RESNET = (
+    *("norm", "norm_position", "affine_init", "layer_scale", "embed_norm", "final_norm"),
+    *("downsample", "pool", "position"),
+)
+
+# Mixers that a row of tokens suits: they know no rows and columns.
+_GRIDLESS = ("attention", "token_mlp", "token_linear")
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "mixer": tuple(MIXER_FIELDS),
@@ -94,21 +104,30 @@ class Variant:
         for name in ("depth", "dim", "expansion", "patch_size", "shift_size", "dilation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        later = (*self.later_depths, *self.later_dims)
+        if not all(type(number) is int and number > 0 for number in later):
+            raise ValueError(
+                "later_depths and later_dims must hold integers of at least 1, "
+                f"got {self.later_depths} and {self.later_dims}."
+            )
         if len(self.later_depths) != len(self.later_dims):
             raise ValueError(
                 f"later_depths {self.later_depths} and later_dims {self.later_dims} "
                 "must be of the same length, one entry for each stage after the first."
             )
-        if not all(isinstance(n, int) and n > 0 for n in (*self.later_depths, *self.later_dims)):
-            raise ValueError("later_depths and later_dims must hold integers of at least 1.")
+        if self.pool == "class_token" and (self.mixer not in _GRIDLESS or later):
+            raise ValueError(
+                "pool class_token makes a row of the tokens, so it goes with one stage and the "
+                f"mixers {', '.join(_GRIDLESS)}, not with {self.mixer} in {len(self.dims)}."
+            )
         if not 0.0 <= self.drop_path < 1.0:
             raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}.")
         drop_path_rates(self.drop_path, self.depth, self.drop_path_rule)
-        for dim in self.dims:
-            self._check_mixer(dim)
+        for stage, dim in enumerate(self.dims):
+            self._check_mixer(stage, dim)
 
-    def _check_mixer(self, dim: int) -> None:
-        """Raises a ValueError if the mixer cannot be made with so many channels."""
+    def _check_mixer(self, stage: int, dim: int) -> None:
+        """Raises a ValueError if the mixer of a stage cannot be made with so many channels."""
         uses = MIXER_FIELDS[self.mixer]
         if "border" in uses:
             borders = tuple(AXIAL_BORDERS) if self.mixer == "axial_shift" else BORDERS
@@ -134,6 +153,13 @@ class Variant:
             raise ValueError(
                 "permute (ViP) is made for one size of the grid: set segments, the tokens a side, "
                 "which is the image size over the patch size."
+            )
+        if self.mixer == "permute" and (
+            self.segments >> stage < 1 or dim % (self.segments >> stage)
+        ):
+            raise ValueError(
+                f"The {self.segments >> stage} segments of stage {stage + 1} do not divide its "
+                f"{dim} channels."
             )
         if self.mixer == "attention" and (self.head_dim < 1 or dim % self.head_dim):
             raise ValueError(f"head_dim {self.head_dim} does not divide {dim} channels.")

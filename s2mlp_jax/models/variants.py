@@ -5,7 +5,7 @@ import difflib
 import types
 import typing
 
-from s2mlp_jax.models.variant import MIXER_FIELDS, Variant
+from s2mlp_jax.models.variant import MIXER_FIELDS, NOT_RESNET, Variant
 
 # The skeletons of the relatives; sources and open questions: docs/fidelity.md.
 _MIXER = Variant(  # MLP-Mixer, arXiv 2105.01601
@@ -205,3 +205,8 @@ def _check_read(name: str, variant: Variant) -> None:
                 f"{field} has no effect on the token mixer of this model, {variant.mixer}; "
                 f"it is a field of {', '.join(readers)}."
             )
+    base = VARIANTS[name]
+    if variant.mixer == base.mixer == "bottleneck":
+        for field in NOT_RESNET:
+            if getattr(variant, field) != getattr(base, field):
+                raise ValueError(f"{field} has no effect on a ResNet, which has its own skeleton.")

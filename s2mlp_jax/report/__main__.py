@@ -28,8 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", default="", help="folder; else `report` in the first workdir")
     flags = parser.parse_args(arguments)
     if flags.workdirs == ["relations"]:
-        from s2mlp_jax import relations
-
+        try:
+            from s2mlp_jax import relations
+        except ImportError as error:
+            print(f"Error: the relations are computed with jax and flax: {error}", file=sys.stderr)
+            return 2
         print(relations.table())
         return 0
     try:
