@@ -238,7 +238,8 @@ def test_whole_model_equals_numpy(norm: str, shift: str) -> None:
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     # Where branches start at 1e-6, as the deep variants' own do, gradients drown in rounding, and
     # behind a head of zeros there are none.
-    model = small_model(name, affine_init=0.5, init="normal")
+    start = {} if name == "resnet_50" else {"affine_init": 0.5}
+    model = small_model(name, init="normal", **start)
     if model.variant.layer_scale:
         model = small_model(name, layer_scale=0.5)
     state = s2mlp_jax.init(model, jax.random.key(0), 8, 3)

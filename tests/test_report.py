@@ -170,6 +170,15 @@ def test_accuracy_beside_what_it_costs(sweep: pathlib.Path) -> None:
     assert [round(float(line.get_ydata()[0]), 6) for line in drawn] == [81.0, 91.0, 92.0]
 
 
+def test_settings_that_were_not_run_are_named_and_left_out(sweep: pathlib.Path) -> None:
+    with (sweep / "sweep.jsonl").open("a") as file:
+        for name in ("later", "never"):
+            file.write(json.dumps({"setting": name, "overrides": {}, "paper": None}) + "\n")
+    study = read_study(sweep)
+    assert list(study.settings) == list(study.seeds) == list(TOP1)
+    assert study.note == "Mind. Not run: later, never."
+
+
 def test_differences_are_paired_by_seed(sweep: pathlib.Path) -> None:
     study = read_study(sweep)
     small = paired_difference(study.done("small"), study.done("base"))

@@ -74,7 +74,8 @@ class Study:
 
     Attributes:
       name: of its folder.
-      settings: in order; with "overrides", and "paper", a row of the paper's table or None.
+      settings: that were run, in order; with "overrides", and "paper", a row of the paper's table
+        or None.
       baseline: the setting that the others are compared with, "" for none.
       note: on the whole table.
       seeds: runs of a setting, by seed.
@@ -117,6 +118,11 @@ def read_study(folder: str | pathlib.Path) -> Study:
         head, *settings = read_metrics(description)
         rows = {line["setting"]: line for line in settings}
         seeds = {name: _seeds(name, folder / name) for name in rows}
+        note = head.get("note", "")
+        if any(seeds.values()) and (left := [name for name in rows if not seeds[name]]):
+            for name in left:
+                del rows[name], seeds[name]
+            note = " ".join(filter(None, [note, f"Not run: {', '.join(left)}."]))
         results = [run.result for runs in seeds.values() for run in runs if run.result]
         data = {result["eval_data"].split("/")[0] for result in results}
         return Study(
@@ -124,7 +130,7 @@ def read_study(folder: str | pathlib.Path) -> Study:
             title=", ".join([head.get("title", folder.resolve().name), *sorted(data)]),
             config=head["config"],
             baseline=head.get("baseline", ""),
-            note=head.get("note", ""),
+            note=note,
             settings=rows,
             seeds=seeds,
             speed=_read(folder / "speed.json"),
