@@ -10,7 +10,7 @@ if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, apart for colour-blind eyes too; with two line styles they serve 14.
+# Okabe and Ito's colours, apart for colour-blind eyes too; with four line styles they serve 28.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = ("o", "s", "^", "D")
 _QUIET = "#8a94a0"
@@ -64,12 +64,13 @@ def curves(study: Study) -> "Figure":
     from matplotlib.figure import Figure
 
     shown = [name for name in study.settings if study.done(name)]
-    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    height = max(4.2, 0.6 + 0.21 * len(shown))  # of the legend
+    figure = Figure(figsize=(9.0, height), layout="constrained")
     accuracy, loss = figure.subplots(1, 2)
     for i, name in enumerate(shown):
         style = {
             "color": _COLOURS[i % len(_COLOURS)],
-            "linestyle": ("-", "--")[i // len(_COLOURS) % 2],
+            "linestyle": ("-", "--", ":", "-.")[i // len(_COLOURS) % 4],
             "linewidth": 1.6,
         }
         runs = study.done(name)
