@@ -96,6 +96,7 @@ def curves(study: Study) -> "Figure":
 def trade_offs(study: Study) -> "Figure":
     """Draws top-1 of every setting, mean ± standard deviation, against each of its costs."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
     measured = study.speed["settings"]
     shown = [name for name in study.settings if study.done(name) and name in measured]
@@ -131,6 +132,8 @@ def trade_offs(study: Study) -> "Figure":
             )
         panel.set_xlabel(label)
         panel.set_ylabel("top-1, %")
+        panel.xaxis.set_major_locator(MaxNLocator(5))
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))  # 150k, 2.6M
         panel.grid(color="#e3e7eb")
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
