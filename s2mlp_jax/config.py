@@ -79,11 +79,12 @@ def explain_flags(argv: collections.abc.Sequence[str], error: Exception) -> str:
       error: what parsing it raised; its own text is the answer if no field is to blame.
     """
     path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
-    for argument in argv if path else ():
+    if path:
         try:
-            _get_config(path)  # its own argument may be the wrong one
-            for field, value in parse_overrides([argument]).items():
-                _set_field(_get_config(path), field, value)
+            config = _get_config(path)  # its own argument may be the wrong one
+            for argument in argv:
+                for field, value in parse_overrides([argument]).items():
+                    _set_field(config, field, value)
         except ValueError as reason:
             return str(reason)
     return str(error.args[0]) if error.args else str(error)

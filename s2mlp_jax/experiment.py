@@ -146,11 +146,15 @@ class Experiment:
             on_corrupt=data.on_corrupt,
         )
 
+    @property
+    def eval_batch_size(self) -> int:
+        """The evaluation's batch, rounded up to the devices: the last one is filled up anyway."""
+        devices = self.layout.mesh.size
+        return -(-self.config.eval.batch_size // devices) * devices
+
     def eval_batches(self) -> Iterator[Batch]:
         """Yields this process's part of the batches of one pass over the evaluation split."""
-        # Rounded up to the devices: the last batch is filled up in any case.
-        devices = self.layout.mesh.size
-        batch_size = -(-self.config.eval.batch_size // devices) * devices
+        batch_size = self.eval_batch_size
         return eval_batches(
             self.eval_split,
             config_lib.make_crops(self.config),

@@ -73,7 +73,7 @@ def measure_sweep(sweep: Sweep, workdir: str | pathlib.Path, rounds: int = 5) ->
             size / statistics.median(seconds)
             for size, seconds in (
                 (config.train.batch_size, candidate.train_seconds),
-                (_eval_size(candidate.run), candidate.eval_seconds),
+                (candidate.run.eval_batch_size, candidate.eval_seconds),
             )
         )
         settings[candidate.name] = {
@@ -97,17 +97,12 @@ def measure_sweep(sweep: Sweep, workdir: str | pathlib.Path, rounds: int = 5) ->
     return path
 
 
-def _eval_size(run: Experiment) -> int:
-    devices = run.layout.mesh.size
-    return -(-run.config.eval.batch_size // devices) * devices
-
-
 def _measure(candidate: _Candidate) -> None:
     run = candidate.run
     like = run.abstract_state()
     state = jax.tree.map(lambda x, a: jax.device_put(x, a.sharding), candidate.state, like)
     train_batch = shard_batch(run.layout, noise(run, run.config.train.batch_size))
-    eval_batch = shard_batch(run.layout, noise(run, _eval_size(run), mask=True))
+    eval_batch = shard_batch(run.layout, noise(run, run.eval_batch_size, mask=True))
     candidate.eval_seconds.append(_seconds(lambda: run.eval_step(state.variables, eval_batch)))
 
     def take_step() -> typing.Any:

@@ -128,7 +128,7 @@ def measure(run: Experiment) -> Times:
         step = max(two, one + (two - one) * (batch_size / small - 1))
         how += f" at batches of {small} and {2 * small}, scaled to {batch_size}"
 
-    eval_size = -(-run.config.eval.batch_size // devices) * devices
+    eval_size = run.eval_batch_size
     if on_cpu:
         eval_size = min(eval_size, devices * max(1, int(_CPU_FLOPS / (flops * devices))))
     evaluation = _eval_seconds(run, eval_size) * math.ceil(len(run.eval_split) / eval_size)
