@@ -42,11 +42,21 @@ def depthwise_convolution(x: jax.Array, kernel: jax.Array, border: str) -> jax.A
       border: what lies outside of the grid: "zero"; "circular", the opposite edge; or "keep", the
         nearest token, so that the weights of pattern (a) keep a token's value as the shift does.
     """
-    mode = {"keep": "edge", "zero": "constant", "circular": "wrap"}[border]
-    padded = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], mode=mode)
+    padded = _with_border(x, border)
     h, w = x.shape[1:3]
     result = jnp.zeros_like(x)
     for i in range(3):
         for j in range(3):
             result = result + padded[:, i : i + h, j : j + w, :] * kernel[i, j][None, None, None, :]
     return result
+
+
+def _with_border(x: jax.Array, border: str) -> jax.Array:
+    """Surrounds (b, h, w, c) by one token on each side."""
+    if border == "zero":
+        return jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    # Picked by index: the gradient of `jnp.pad`'s edges costs four times as much on a CPU.
+    mode = {"keep": "clip", "circular": "wrap"}[border]
+    for axis in (1, 2):
+        x = jnp.take(x, np.arange(-1, x.shape[axis] + 1), axis=axis, mode=mode)
+    return x
