@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+import pathlib
 import random
 import typing
 from collections.abc import Sequence
@@ -112,13 +113,16 @@ def decode(record: dict[str, typing.Any], channels: int, origin: str) -> np.ndar
         ) from error
 
 
-def read_pixels(file: str | typing.IO[bytes], channels: int) -> np.ndarray:
-    """Reads an image file to (h, w, channels) uint8, as `decode` says.
+def read_pixels(
+    image: str | pathlib.Path | typing.IO[bytes] | Image.Image, channels: int
+) -> np.ndarray:
+    """Reads an image file, or one of Pillow's, to (h, w, channels) uint8, as `decode` says.
 
     Raises:
       OSError, SyntaxError: if it is no whole image; Pillow raises both.
     """
-    pixels = np.asarray(Image.open(file).convert("L" if channels == 1 else "RGB"))
+    opened = image if isinstance(image, Image.Image) else Image.open(image)
+    pixels = np.asarray(opened.convert("L" if channels == 1 else "RGB"))
     return pixels[..., None] if channels == 1 else pixels
 
 

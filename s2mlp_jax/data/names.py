@@ -1,6 +1,7 @@
 """Names of data sets: which are known, and by which command one is prepared."""
 
 import difflib
+import os
 
 import tensorflow_datasets as tfds
 from etils import epath
@@ -10,6 +11,24 @@ EMBEDDED = {"digits": "s2mlp_jax.data.digits"}
 
 # Made of some classes of another: name -> source. The list of the classes is `<name>.txt` here.
 SUBSETS = {"imagenet100": "imagenet2012"}
+
+_FOLDER = "folder:"  # and a path: images in folders, read as they are
+
+
+def folder_of(name: str) -> str:
+    """Returns the path of a folder of images, "/my/images" of "folder:/my/images"; else "".
+
+    Raises:
+      ValueError: it is a path without the prefix, or the prefix without a path.
+    """
+    if name.startswith(("/", "~", ".")):
+        raise ValueError(f"Data set {name!r} is a path. A folder of images is {_FOLDER}{name}.")
+    if not name.startswith(_FOLDER):
+        return ""
+    path = name.removeprefix(_FOLDER)
+    if not path:
+        raise ValueError(f"Data set {name!r} needs a path, as in {_FOLDER}/my/images.")
+    return os.path.expanduser(path)
 
 
 def base_name(name: str) -> str:
@@ -27,7 +46,7 @@ def check_known(name: str) -> None:
         raise ValueError(
             f"Unknown data set {name!r}: neither digits, imagenet100, synthetic, nor a name of "
             "TensorFlow Datasets (https://www.tensorflow.org/datasets/catalog), nor a subset of "
-            f"your own that is prepared there.{hint}"
+            f"your own that is prepared there, nor a folder of images, {_FOLDER}PATH.{hint}"
         )
 
 

@@ -5,6 +5,7 @@
   imagenet100                       100 of its classes, s2mlp_jax/data/imagenet100.txt
   my_subset --wnids=my_list.txt     classes of your own choice, a name a line
   cifar10 --download                any set of TensorFlow Datasets
+  folder:PATH                       images in folders: looks whether they lie as they should
 
 An interrupted one is started again by the same command. Exit codes: 0 done, or there already;
 2 bad input; 75 stopped by a signal.
@@ -27,6 +28,7 @@ from absl import logging
 from etils import epath
 
 from s2mlp_jax.data import derived, names, sources, tars
+from s2mlp_jax.data.folder import open_folder
 from s2mlp_jax.data.meter import Meter, duration, gigabytes, say
 from s2mlp_jax.data.reduce import JPEG_QUALITY
 from s2mlp_jax.data.workspace import alone_with, check_room, local_folder, seconds_per_byte
@@ -62,6 +64,13 @@ def prepare(arguments: argparse.Namespace) -> None:
     Raises:
       ValueError: what the command line asks for cannot be done; the message says why.
     """
+    path = names.folder_of(arguments.name)
+    changed = path and (arguments.short_side or arguments.wnids is not None)
+    if changed or names.folder_of(arguments.source):
+        raise ValueError("Copies and subsets are made of TFDS's sets, not of folders of images.")
+    if path:
+        _look_at_folder(path)
+        return
     copy = _derived(arguments)
     name = copy.name if copy else arguments.name
     if not copy:
@@ -134,6 +143,16 @@ def _derived(arguments: argparse.Namespace) -> derived.Derived | None:
         quality=arguments.quality,
         classes=classes,
     )
+
+
+def _look_at_folder(path: str) -> None:
+    """Says what is in a folder of images, of which nothing has to be prepared."""
+    train = open_folder(path, "train")
+    say(
+        f"{train.path}: {len(train):,} images in train, {train.num_classes} classes, "
+        f"channels: {train.channels}. There is nothing to prepare."
+    )
+    say(f"Train on it: --config.data.name=folder:{train.path} --config.data.eval_split=val")
 
 
 def _check_same(copy: derived.Derived, metadata: dict, folder: str) -> None:

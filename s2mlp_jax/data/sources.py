@@ -1,64 +1,25 @@
-"""TFDS -> random-access source: opens one split of a prepared data set.
+"""Opens one split of a data set with random access: of TFDS, or a folder of images.
 
 Reading needs no TensorFlow and no network. Preparing (writing ArrayRecord files) needs
 TensorFlow, and a download only happens if the caller asks for one.
 """
 
-import dataclasses
 import importlib
 import os
 import typing
-from collections.abc import Mapping
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
 
-from s2mlp_jax.data.augment import decode
-from s2mlp_jax.data.names import EMBEDDED, check_known, not_prepared
+from s2mlp_jax.data.folder import open_folder
+from s2mlp_jax.data.names import EMBEDDED, check_known, folder_of, not_prepared
+from s2mlp_jax.data.split import Source, Split
 from s2mlp_jax.quiet_tensorflow import import_tensorflow
 
 # Features by which data sets name their records, the first that is there.
 _NAMES = ("file_name", "filename", "image/filename", "id", "image_id")
-
-
-class Source(typing.Protocol):
-    """Random access to records.
-
-    One is {"image": bytes or (h, w, c) uint8, "label": int, "index": its number, "key": the name
-    that the data set knows it by, such as "n02105855_2933.JPEG", else the number as a string}.
-    """
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> dict[str, typing.Any]: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """One split of a data set.
-
-    Attributes:
-      name: of the split, for messages: "cifar10/3.0.2 train".
-      source: its records.
-      num_classes: labels run from 0 to num_classes - 1.
-      channels: of the images, 1 or 3.
-      class_names: one a label.
-      path: folder of the files.
-      metadata: what the data set records about itself, such as the short side of its images.
-    """
-
-    name: str
-    source: Source
-    num_classes: int
-    channels: int
-    class_names: tuple[str, ...]
-    path: str
-    metadata: Mapping[str, typing.Any] = dataclasses.field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.source)
 
 
 class _Records:
@@ -89,20 +50,6 @@ class _Records:
         }
 
 
-class _Cached:
-    """Every record, decoded once and kept in memory."""
-
-    def __init__(self, source: Source, name: str, channels: int) -> None:
-        records = (source[i] for i in range(len(source)))
-        self._records = [{**record, "image": decode(record, channels, name)} for record in records]
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, index: int) -> dict[str, typing.Any]:
-        return self._records[int(index)]
-
-
 def resolve_data_dir(data_dir: str) -> epath.Path:
     """Returns the folder of prepared data: the given one, else TFDS's default."""
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
@@ -112,8 +59,11 @@ def resolve_data_dir(data_dir: str) -> epath.Path:
 def prepare(name: str, data_dir: str, download: bool) -> None:
     """Prepares a data set as ArrayRecord files where that was asked for or needs no download.
 
-    Does nothing if it is there already. To be called by one process before any opens it.
+    Does nothing if it is there already, or is a folder of images. To be called by one process
+    before any opens it.
     """
+    if folder_of(name):
+        return
     directory = resolve_data_dir(data_dir)
     if (name not in EMBEDDED and not download) or find(name, directory) is not None:
         return
@@ -160,17 +110,25 @@ def build(name: str, directory: epath.Path, manual_dir: str = "") -> None:
 
 
 def open_split(name: str, split: str, data_dir: str = "", cache: bool = False) -> Split:
-    """Opens one split of a prepared data set.
+    """Opens one split of a data set that is there.
 
     Args:
-      name: a TFDS name, "cifar10", "oxford_iiit_pet:4.0.0", "my_dataset/config", ...
+      name: a TFDS name, "cifar10", "oxford_iiit_pet:4.0.0", "my_dataset/config", ..., or
+        "folder:/my/images" (see `folder.py`).
       split: "train", "test[:50%]", ..., in TFDS's notation.
-      data_dir: folder that holds the prepared data sets; "" for TFDS's default.
+      data_dir: folder that holds the prepared data sets; "" for TFDS's default. A folder of
+        images is not looked for there.
       cache: decode every image once and keep all in memory.
 
     Raises:
       ValueError: data set, split or a suitable feature not there; the message says what to do.
     """
+    path = folder_of(name)
+    opened = open_folder(path, split) if path else _open_prepared(name, split, data_dir)
+    return opened.cached() if cache else opened
+
+
+def _open_prepared(name: str, split: str, data_dir: str) -> Split:
     builder = open_builder(name, data_dir)
     info = builder.info
     image_key = only_feature(info, tfds.features.Image)
@@ -191,7 +149,7 @@ def open_split(name: str, split: str, data_dir: str = "", cache: bool = False) -
     source: Source = _Records(records, image_key, label_key, name_key)
     return Split(
         name=title,
-        source=_Cached(source, title, channels) if cache else source,
+        source=source,
         num_classes=label.num_classes,
         channels=channels,
         class_names=tuple(label.names),
