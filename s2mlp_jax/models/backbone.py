@@ -10,6 +10,9 @@ from s2mlp_jax.models import layers, token_mixers
 from s2mlp_jax.models.spatial_shift import directions_of_channels
 from s2mlp_jax.models.variant import Variant
 
+# What a model can be asked for.
+OUTPUTS: tuple[str, ...] = ("logits", "pooled", "stages")
+
 
 class Block(nn.Module):
     """Two skips, each around a branch: the token mixer, then the channel MLP.
@@ -76,28 +79,34 @@ class Backbone(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Classifies normalised images.
+    def __call__(
+        self, images: jax.Array, *, train: bool, output: str = "logits"
+    ) -> jax.Array | tuple[jax.Array, ...]:
+        """Classifies normalised images, or returns their features, without running the head.
 
         Args:
           images: (b, h, w, channels), floating point; the patch must divide h and w.
           train: turns drop path on, which then needs `rngs={"dropout": key}`.
+          output: one of `OUTPUTS`.
 
         Returns:
-          Logits, (b, num_classes), float32.
+          "logits": (b, num_classes), float32. "pooled": what the head sees, (b, c), float32.
+          "stages": what the last block of each stage puts out, (b, h, w, c), for one stage too;
+          without a class token, and before the final norm.
 
         Raises:
-          ValueError: for integer images, a size that the patch does not divide, or another one
-            than the weights were made for, where they depend on it.
+          ValueError: for integer images, a size that the patch does not divide, another one
+            than the weights were made for, where they depend on it, or an unknown output.
         """
         v = self.variant
         draw = layers.INITS[v.init]
-        check_images(images)
+        check_call(images, output)
 
         def norm(x: jax.Array, name: str) -> jax.Array:
             return layers.norm(v.norm, v.norm_eps, 1.0, self.dtype, name)(x)
 
         patches = layers.patchify(images, v.patch_size).astype(self.dtype)
+        grid = patches.shape[1:3]
         x = layers.linear(patches, v.dim, draw.conv, self.dtype, "embed")
         if v.embed_norm:
             x = norm(x, "embed_norm")
@@ -106,7 +115,7 @@ class Backbone(nn.Module):
         rates = iter(layers.drop_path_rates(v.drop_path, sum(v.depths), v.drop_path_rule))
         # `train` is static: the third argument, self included.
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
-        number = 0
+        stages, number = [], 0
         for stage, (depth, dim) in enumerate(zip(v.depths, v.dims, strict=True)):
             if stage:
                 x = layers.patchify(x, 2)
@@ -117,11 +126,18 @@ class Backbone(nn.Module):
             for _ in range(depth):
                 x = block(v, stage, next(rates), self.dtype, name=f"block_{number:02d}")(x, train)
                 number += 1
+            # Of a row of tokens the first one is that of the class.
+            row = v.pool == "class_token"
+            stages.append(x[:, 0, 1:].reshape(-1, *grid, dim) if row else x)
 
+        if output == "stages":
+            return tuple(stages)
         if v.final_norm:
             x = norm(x, "final_norm")
         x = x.astype(jnp.float32)
         x = x[:, 0, 0, :] if v.pool == "class_token" else x.mean(axis=(1, 2))
+        if output == "pooled":
+            return x
         return layers.linear(x, self.num_classes, draw.head, jnp.float32, "head")
 
     def _add_class_token_and_position(self, x: jax.Array) -> jax.Array:
@@ -148,8 +164,10 @@ class Backbone(nn.Module):
         return x
 
 
-def check_images(images: jax.Array) -> None:
-    """Raises a ValueError if these are no normalised images (b, h, w, channels)."""
+def check_call(images: jax.Array, output: str) -> None:
+    """Raises a ValueError if these are no normalised images (b, h, w, channels), or no output."""
+    if output not in OUTPUTS:
+        raise ValueError(f"Unknown output {output!r}. Allowed are {', '.join(OUTPUTS)}.")
     if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
             "The model expects normalised floating-point images (b, h, w, channels), "

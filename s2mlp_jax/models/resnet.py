@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from s2mlp_jax.models import layers
-from s2mlp_jax.models.backbone import check_images
+from s2mlp_jax.models.backbone import check_call
 from s2mlp_jax.models.variant import Variant
 
 # He's initialisation by the outputs, as torchvision and timm draw convolutions.
@@ -118,10 +118,12 @@ class ResNet(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, *, train: bool, output: str = "logits"
+    ) -> jax.Array | tuple[jax.Array, ...]:
         """Classifies normalised images; arguments and result are those of `Backbone`."""
         v = self.variant
-        check_images(images)
+        check_call(images, output)
         convolve = functools.partial(convolve_and_normalise, v, self.dtype, train)
         x = images.astype(self.dtype)
         if v.patch_size == 4:
@@ -132,13 +134,18 @@ class ResNet(nn.Module):
         rates = iter(layers.drop_path_rates(v.drop_path, sum(v.depths), v.drop_path_rule))
         # `train` is static: the third argument, self included.
         block = nn.remat(Bottleneck, static_argnums=(2,)) if self.remat else Bottleneck
-        number = 0
+        stages, number = [], 0
         for stage, (depth, dim) in enumerate(zip(v.depths, v.dims, strict=True)):
             for i in range(depth):
                 stride = 2 if stage and i == 0 else 1
                 name = f"block_{number:02d}"
                 x = block(v, dim, stride, next(rates), self.dtype, name=name)(x, train)
                 number += 1
+            stages.append(x)
+        if output == "stages":
+            return tuple(stages)
         x = x.astype(jnp.float32).mean(axis=(1, 2))
+        if output == "pooled":
+            return x
         draw = layers.INITS[v.init].head
         return layers.linear(x, self.num_classes, draw, jnp.float32, "head")

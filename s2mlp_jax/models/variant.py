@@ -201,6 +201,19 @@ class Variant:
             return f"the token mixer's ({self.mixer})"
         return "the position embedding's" if self.position == "learned" else ""
 
+    def check_other_size(self, trained: int, image_size: int) -> None:
+        """Checks that weights that were trained at one image size (pixels) fit another.
+
+        Raises:
+          ValueError: if they do not, or the size is none for this model.
+        """
+        if self.bound_to_grid and image_size != trained:
+            raise ValueError(
+                f"image_size {image_size}: this model takes {trained} only, at which it was "
+                f"trained, as {self.bound_to_grid} weights depend on the number of tokens."
+            )
+        self.grids(image_size)
+
     def grids(self, image_size: int) -> list[int]:
         """Returns the tokens a side of each stage for a square image.
 
