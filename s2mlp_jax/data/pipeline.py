@@ -8,7 +8,6 @@ import collections
 import concurrent.futures
 import functools
 import itertools
-import logging
 import random
 import typing
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +16,7 @@ import numpy as np
 from grain.experimental import index_shuffle
 
 from s2mlp_jax.data.augment import BrokenImageError, Crops, decode, eval_view, train_views
+from s2mlp_jax.data.meter import say
 from s2mlp_jax.data.sources import Split
 
 Batch = dict[str, np.ndarray]
@@ -188,7 +188,7 @@ class _Reader:
                     raise
                 if record["index"] not in self._told:
                     self._told.add(record["index"])
-                    logging.getLogger(__name__).warning("Left out. %s", error)
+                    say(f"Left out. {error}")
             record = self._split.source[(asked["index"] + ahead) % len(self._split)]
         raise BrokenImageError(f"{self._split.name} has no image that can be read.")
 
