@@ -1,6 +1,7 @@
 """S²-MLP: Spatial-Shift MLP Architecture for Vision (arXiv 2106.07477) in JAX.
 
-Importing this package needs nothing else, and using its models jax and flax only.
+Importing this package needs nothing else, and using its models jax and flax only. `load` needs
+requirements.txt.
 """
 
 import typing
@@ -13,6 +14,7 @@ __all__ = [
     "create_model",
     "init",
     "list_models",
+    "load",
     "spatial_shift",
 ]
 
@@ -25,12 +27,17 @@ if typing.TYPE_CHECKING:
         list_models,
         spatial_shift,
     )
+    from s2mlp_jax.pretrained import load
 
 
 def __getattr__(name: str) -> typing.Any:
     """Imports the models when one of the names is asked for: a report is made without jax."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "load":
+        from s2mlp_jax.pretrained import load
+
+        return load
     from s2mlp_jax import models
 
     return getattr(models, name)

@@ -42,6 +42,7 @@ class Logbook:
         self._primary = jax.process_index() == 0
         if self._primary:
             workdir_lib.write_config(workdir, run.config)
+            workdir_lib.write_json(workdir / "data.json", run.describe_data())
         self._checkpoints = Checkpoints(workdir, run.config.checkpoint.keep)
         self._writer: MetricsWriter | None = None
         self.record: dict[str, typing.Any] = {

@@ -5,6 +5,7 @@ mapped: that timm's model has the same epsilon in its norms, and as many heads, 
 it.
 """
 
+import types
 import typing
 from collections.abc import Mapping, Sequence
 
@@ -43,7 +44,7 @@ def from_torch(
     arrays = {
         name: np.asarray(x) for name, x in state_dict.items() if not name.endswith(tuple(IGNORED))
     }
-    _check(
+    check_arrays(
         {entry.torch: entry.torch_shape for entry in entries},
         arrays,
         _given(variant, num_classes, image_size),
@@ -71,7 +72,7 @@ def to_torch(variant: "Variant", variables: Mapping[str, typing.Any]) -> dict[st
     """
     entries = table(variant)
     arrays = flatten(variables)
-    _check({entry.ours: entry.our_shape for entry in entries}, arrays, {})
+    check_arrays({entry.ours: entry.our_shape for entry in entries}, arrays)
     return {
         entry.torch: np.ascontiguousarray(entry.to_torch(arrays[entry.ours]), np.float32)
         for entry in entries
@@ -111,8 +112,10 @@ def _given(variant: "Variant", num_classes: int | None, image_size: int | None) 
     return given
 
 
-def _check(
-    expected: Mapping[str, Shape], arrays: Mapping[str, np.ndarray], given: Mapping[str, int]
+def check_arrays(
+    expected: Mapping[str, Shape],
+    arrays: Mapping[str, np.ndarray],
+    given: Mapping[str, int] = types.MappingProxyType({}),
 ) -> None:
     """Raises one ValueError with all that is wrong of names and shapes.
 

@@ -24,7 +24,7 @@ PYTORCH_ENDINGS = (".pt", ".pth", ".bin")  # pickles of PyTorch's own
 ENDINGS = (".safetensors", *PYTORCH_ENDINGS)
 _NESTED = ("state_dict", "model")  # what a checkpoint may call the weights in it
 _INSTALL = {
-    "safetensors": "pip install -r requirements-export.txt -c constraints.txt",
+    "safetensors": "pip install safetensors",
     "torch": "pip install torch",
 }
 
@@ -51,6 +51,10 @@ class Weights(typing.NamedTuple):
         """The architecture."""
         return get_variant(self.name, **self.fields)
 
+    def describe(self) -> dict[str, typing.Any]:
+        """Returns all but the variables, as it is written down."""
+        return {name: value for name, value in self._asdict().items() if name != "variables"}
+
 
 def load_variables(path: Path) -> dict[str, typing.Any]:
     """Returns the variables of a file that `write_weights` made, for `model.apply`.
@@ -67,8 +71,8 @@ def write_weights(path: Path, weights: Weights) -> None:
     Raises:
       ValueError: safetensors is not installed, or what is read back is not what was written.
     """
-    model = {name: value for name, value in weights._asdict().items() if name != "variables"}
-    _write(pathlib.Path(path), flatten(weights.variables), {"model": json.dumps(model)})
+    told = {"model": json.dumps(weights.describe())}
+    _write(pathlib.Path(path), flatten(weights.variables), told)
 
 
 def read_weights(path: Path) -> Weights:
@@ -145,6 +149,7 @@ def _write(path: pathlib.Path, arrays: Arrays, metadata: dict[str, str]) -> None
     try:
         if path.suffix == ".safetensors":
             _import("safetensors.numpy", path).save_file(dict(arrays), incomplete, metadata)
+            incomplete.chmod(0o644)  # it lets the owner alone read it
         else:
             torch = _import("torch", path)
             torch.save({name: torch.from_numpy(x) for name, x in arrays.items()}, incomplete)

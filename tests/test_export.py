@@ -180,7 +180,7 @@ def test_errors_of_the_command(
 @pytest.mark.parametrize(
     ("package", "ending", "command"),
     [
-        ("safetensors", ".safetensors", "pip install -r requirements-export.txt -c constraints"),
+        ("safetensors", ".safetensors", "pip install safetensors"),
         ("torch", ".pt", "pip install torch"),
     ],
 )

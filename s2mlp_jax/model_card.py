@@ -1,0 +1,147 @@
+"""The model card: a folder's README.md, in the form that hubs of models read."""
+
+import json
+import typing
+from collections.abc import Iterator
+
+from s2mlp_jax.model_folder import ModelFolder
+
+LICENSE = "apache-2.0"  # that of this code; of weights it is for their owner to say
+_PAPER = "https://arxiv.org/abs/2106.07477"
+
+
+def write_card(content: ModelFolder, title: str, usage: str, license_name: str = LICENSE) -> str:
+    """Returns the card.
+
+    Args:
+      title: of the model.
+      usage: how these files are used, in Markdown; FOLDER stands for the folder.
+      license_name: of the weights, as hubs write it: "apache-2.0", "cc-by-4.0", "other", ...
+    """
+    return "\n".join(
+        [
+            *_front_matter(content, title, license_name),
+            f"# {title}",
+            "",
+            *_summary(content),
+            "",
+            "## Use",
+            "",
+            usage.strip().replace("FOLDER", title),
+            "",
+            *_preprocessing(content),
+            *_training(content.training),
+            "## Licence",
+            "",
+            f"{license_name}. What the data may be used for is for their own licence to say.",
+            "",
+        ]
+    )
+
+
+def _front_matter(content: ModelFolder, title: str, license_name: str) -> Iterator[str]:
+    """Yields the YAML that hubs read."""
+    yield "---"
+    yield f"license: {_quoted(license_name)}"
+    yield "library_name: s2mlp_jax"
+    yield "pipeline_tag: image-classification"
+    yield "tags: [image-classification, s2mlp, jax, flax]"
+    if content.training:
+        data = content.training["data"]
+        yield f"datasets: [{_quoted(_dataset(data['train']['name']))}]"
+        if evaluation := content.training["evaluation"]:
+            yield "metrics: [accuracy]"
+            yield "model-index:"
+            yield f"  - name: {_quoted(title)}"
+            yield "    results:"
+            yield "      - task: {type: image-classification}"
+            yield "        dataset:"
+            yield f"          name: {_quoted(data['eval']['name'])}"
+            yield f"          type: {_quoted(_dataset(data['eval']['name']))}"
+            yield "        metrics:"
+            yield f"          - {{type: accuracy, value: {evaluation['accuracy_top1']}}}"
+    yield "---"
+    yield ""
+
+
+def _quoted(text: str) -> str:
+    """Returns a string of YAML; those of JSON are."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _dataset(split: str) -> str:
+    """The data set's name out of that of a split, "cifar10/3.0.2 train"."""
+    return split.split("/")[0].split(" ")[0]
+
+
+def _summary(content: ModelFolder) -> Iterator[str]:
+    weights, training = content.weights, content.training
+    yield (
+        f"`{weights.name}` for images of {weights.image_size}x{weights.image_size} pixels and "
+        f"{weights.num_classes} classes, by s2mlp_jax: [S²-MLP]({_PAPER}) and its relatives in JAX."
+    )
+    if not training:
+        yield "How it was trained was not noted."
+        return
+    yield (
+        f"It has {training['parameters']:,} parameters and takes {training['macs']:,} "
+        "multiply-accumulates an image."
+    )
+    evaluation = training["evaluation"]
+    if not evaluation:
+        yield "These weights were not evaluated."
+        return
+    yield ""
+    yield "| data | images | top-1 | top-5 | loss |"
+    yield "|---|---:|---:|---:|---:|"
+    yield (
+        f"| {training['data']['eval']['name']} | {evaluation['count']:,} | "
+        f"{evaluation['accuracy_top1']:.2%} | {evaluation['accuracy_top5']:.2%} | "
+        f"{evaluation['loss']:.4f} |"
+    )
+
+
+def _preprocessing(content: ModelFolder) -> Iterator[str]:
+    how = content.preprocessing
+    yield (
+        f"Images are resized ({how.interpolation}, antialiased) to a short side of "
+        f"{round(how.image_size / how.crop_ratio)} pixels, cut to the central "
+        f"{how.image_size}x{how.image_size}, and normalised by (x / 255 - mean) / std, with mean "
+        f"{_numbers(how.mean)} and std {_numbers(how.std)}: `preprocessing.json`."
+    )
+    yield ""
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _training(training: dict[str, typing.Any]) -> Iterator[str]:
+    if not training:
+        return
+    data, environment = training["data"], training["environment"]
+    yield "## Training"
+    yield ""
+    averaged = ", averaged weights" if training["weights"] == "average" else ""
+    left = "" if training["finished"] else ", which is not the end of the run"
+    yield (
+        f"{data['train']['name']}, {data['train']['images']:,} images, {training['epoch']:.1f} "
+        f"epochs: step {training['step']:,}{averaged}{left}."
+    )
+    yield ""
+    yield "| field | value |"
+    yield "|---|---|"
+    recipe = training["recipe"]
+    instead = "train.epochs" if recipe["train.steps"] else "train.steps"  # of the two
+    for field, value in recipe.items():
+        if field != instead:
+            yield f"| `{field}` | {value} |"
+    yield ""
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    yield f"Commit {environment['git_commit']}; Python {environment['python']}, {versions}."
+    yield (
+        f"Hardware: {', '.join(sorted(set(environment['devices'])))} "
+        f"({len(environment['devices'])}), {environment['processor']}, "
+        f"{environment['processes']} process(es)."
+    )
+    yield ""

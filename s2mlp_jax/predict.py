@@ -1,0 +1,217 @@
+"""Says what is in images: the classes of each with their probabilities.
+
+  python -m s2mlp_jax.predict MODEL image.jpg folder/ ...
+  python -m s2mlp_jax.predict MODEL folder/ --format=jsonl > predictions.jsonl
+
+MODEL is the folder of a run of main.py, or one that `python -m s2mlp_jax.export` wrote. Images are
+preprocessed as in the evaluation. A file that is no image is reported and passed over. Exit codes:
+0 done; 2 bad input; 4 some files were no images, the others are done.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import csv
+import itertools
+import json
+import pathlib
+import sys
+import time
+import typing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from s2mlp_jax.config import DTYPES
+from s2mlp_jax.data.mix import normalize
+from s2mlp_jax.image_files import find_files
+from s2mlp_jax.preprocessing import Preprocessing
+from s2mlp_jax.pretrained import WHICH, Pretrained, load
+
+FORMATS: tuple[str, ...] = ("table", "jsonl", "csv")
+_EXIT_BAD_INPUT, _EXIT_SOME_FAILED = 2, 4
+
+
+class Prediction(typing.NamedTuple):
+    """What a model says of a file.
+
+    Attributes:
+      classes: the likeliest first; none if the file is no image.
+      probabilities: of these classes.
+      error: why the file is no image; "" if it is one.
+    """
+
+    file: pathlib.Path
+    classes: tuple[int, ...]
+    probabilities: tuple[float, ...]
+    error: str
+
+
+def predict(
+    pretrained: Pretrained,
+    files: Iterable[pathlib.Path],
+    top: int = 5,
+    batch_size: int = 64,
+    num_threads: int = 16,
+) -> Iterator[Prediction]:
+    """Yields a prediction for each file, in order; any number of files goes through.
+
+    Args:
+      pretrained: from `s2mlp_jax.load`.
+      files: of images.
+      top: how many classes to name.
+      batch_size: images at once; the last batch is filled up.
+      num_threads: that read and decode.
+    """
+    preprocess = pretrained.preprocess
+    classify = _make_classify(pretrained)
+    files = iter(files)
+    with concurrent.futures.ThreadPoolExecutor(num_threads, "images") as pool:
+
+        def read_batch() -> list[tuple[pathlib.Path, concurrent.futures.Future[typing.Any]]]:
+            chunk = itertools.islice(files, batch_size)
+            return [(file, pool.submit(_read, preprocess, file)) for file in chunk]
+
+        # Two batches are being read while the one before is classified.
+        ahead = collections.deque([read_batch(), read_batch()])
+        while batch := ahead.popleft():
+            ahead.append(read_batch())
+            read = [(file, future.result()) for file, future in batch]
+            pixels = [found for _, found in read if isinstance(found, np.ndarray)]
+            rows = iter(classify(pixels, batch_size))
+            for file, found in read:
+                if isinstance(found, str):
+                    yield Prediction(file, (), (), found)
+                    continue
+                logits = next(rows)
+                # Of the logits, and stable: ties go to the lower class, as in the evaluation.
+                best = np.argsort(-logits, kind="stable")[:top]
+                e = np.exp(logits.astype(np.float64) - logits.max())
+                shares = e / e.sum()
+                yield Prediction(file, tuple(map(int, best)), tuple(map(float, shares[best])), "")
+
+
+def _make_classify(pretrained: Pretrained) -> Callable[[list[np.ndarray], int], np.ndarray]:
+    """Returns a function (images, batch size) -> logits (images, classes)."""
+    model, variables, preprocess, _ = pretrained
+    variables = jax.device_put(variables)
+
+    @jax.jit
+    def apply(variables: typing.Any, pixels: jax.Array) -> jax.Array:
+        images = normalize(pixels, preprocess.mean, preprocess.std)
+        return jnp.asarray(model.apply(variables, images, train=False))
+
+    def classify(pixels: list[np.ndarray], batch_size: int) -> np.ndarray:
+        size = preprocess.image_size
+        batch = np.zeros((batch_size, size, size, preprocess.channels), np.uint8)
+        for row, image in zip(batch, pixels, strict=False):
+            row[...] = image
+        return np.asarray(apply(variables, batch))[: len(pixels)] if pixels else np.zeros((0, 0))
+
+    return classify
+
+
+def _read(preprocess: Preprocessing, file: pathlib.Path) -> np.ndarray | str:
+    """Returns a file's pixels, or why it has none."""
+    try:
+        return preprocess.pixels(file)
+    except Exception as error:  # whatever a broken file makes Pillow raise
+        return str(error) or type(error).__name__
+
+
+def _writer(how: str, names: Sequence[str], top: int) -> Callable[[Prediction], None]:
+    """Returns what writes one prediction to standard output."""
+    table = csv.writer(sys.stdout)
+    if how == "csv":
+        columns = ((f"class_{i}", f"probability_{i}") for i in range(1, top + 1))
+        table.writerow(["file", *itertools.chain(*columns), "error"])
+
+    def write(prediction: Prediction) -> None:
+        file, classes, probabilities, error = prediction
+        shares = [f"{p:.6f}" for p in probabilities]
+        named = [names[c] for c in classes]
+        if how == "jsonl":
+            found = [
+                {"class": name, "index": c, "probability": p}
+                for name, c, p in zip(named, classes, probabilities, strict=True)
+            ]
+            line = {"file": str(file), **({"error": error} if error else {"predictions": found})}
+            print(json.dumps(line, ensure_ascii=False))
+        elif how == "csv":
+            pairs = itertools.chain(*zip(named, shares, strict=True))
+            table.writerow([file, *pairs, *[""] * (2 * (top - len(named))), error])
+        elif not error:
+            parts = [f"{n} {p:.1%}" for n, p in zip(named, probabilities, strict=True)]
+            print(f"{file}  {'  '.join(parts)}")
+
+    return write
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m s2mlp_jax.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="images, or folders of images")
+    parser.add_argument("--format", default="table", choices=FORMATS)
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="classes to name")
+    parser.add_argument("--batch_size", type=int, default=64, metavar="N")
+    parser.add_argument("--num_threads", type=int, default=16, metavar="N", help="that decode")
+    parser.add_argument(
+        "--image_size", type=int, metavar="PIXELS", help="another than in training, if it fits any"
+    )
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of the computation")
+    parser.add_argument(
+        "--checkpoint", default="", metavar="STEP", help="of a run: latest (default), best, a step"
+    )
+    parser.add_argument(
+        "--weights", default=WHICH[0], choices=WHICH, help="of a run: their average, or the last"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Predicts; returns the exit code."""
+    flags = _parser().parse_args(arguments)
+    logging.set_verbosity(logging.ERROR)  # Orbax tells much
+    try:
+        for name in ("top", "batch_size", "num_threads"):
+            if getattr(flags, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {getattr(flags, name)}.")
+        files = list(find_files(flags.paths))
+        if not files:
+            raise ValueError(f"There are no files in {', '.join(flags.paths)}.")
+        pretrained = load(
+            flags.model, flags.image_size, flags.checkpoint, flags.weights, DTYPES[flags.dtype]
+        )
+    except ValueError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return _EXIT_BAD_INPUT
+    top = min(flags.top, pretrained.model.num_classes)
+    write = _writer(flags.format, pretrained.class_names, top)
+    failed, started = 0, time.perf_counter()
+    predictions = predict(pretrained, files, top, flags.batch_size, flags.num_threads)
+    for prediction in tqdm(predictions, total=len(files), unit="image", disable=None):
+        write(prediction)
+        if prediction.error:
+            failed += 1
+            tqdm.write(f"No image: {prediction.file}: {prediction.error}", file=sys.stderr)
+    seconds = time.perf_counter() - started
+    done = len(files) - failed
+    print(
+        f"{done:,} images in {seconds:.1f} s, {done / seconds:,.1f} images/s"
+        + (f"; {failed:,} files are no images" if failed else ""),
+        file=sys.stderr,
+    )
+    return _EXIT_SOME_FAILED if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""A trained model in one line: of a run, or of a folder that `s2mlp_jax.export` wrote."""
+
+import pathlib
+import typing
+
+import jax
+import jax.numpy as jnp
+
+from s2mlp_jax.model_folder import WEIGHTS, ModelFolder, is_model_folder, read_model_folder
+from s2mlp_jax.models import Model, build, init
+from s2mlp_jax.preprocessing import Preprocessing
+from s2mlp_jax.torch_weights import check_arrays, flatten
+from s2mlp_jax.weights_file import Weights, read_weights
+
+WHICH: tuple[str, ...] = ("average", "last")
+
+
+class Pretrained(typing.NamedTuple):
+    """A model, ready to be used.
+
+    Attributes:
+      variables: for `model.apply(variables, images, train=False)`.
+      preprocess: makes an image, or a file of one, what the model takes.
+      class_names: one an output.
+    """
+
+    model: Model
+    variables: typing.Any
+    preprocess: Preprocessing
+    class_names: tuple[str, ...]
+
+
+def load(
+    path: str | pathlib.Path,
+    image_size: int | None = None,
+    checkpoint: str = "",
+    weights: str = "average",
+    dtype: typing.Any = jnp.float32,
+) -> Pretrained:
+    """Loads a model.
+
+    Args:
+      path: a folder that `python -m s2mlp_jax.export` wrote, or that of a run of main.py.
+      image_size: pixels to preprocess to, for models that fit any; as trained by default.
+      checkpoint: of a run: "latest", which "" is too, "best", or a step.
+      weights: of a run: "average", where one was kept, or "last".
+      dtype: of the computation; the weights are float32.
+
+    Raises:
+      ValueError: no model there, no such checkpoint, files that do not fit each other, with all
+        arrays that are wrong, or an image size that the weights do not fit.
+    """
+    content = read(path, checkpoint, weights)
+    stored, preprocessing = content.weights, content.preprocessing
+    if image_size is not None:
+        stored.variant.check_other_size(stored.image_size, image_size)
+        preprocessing = preprocessing.at(image_size)
+    model = build(stored.variant, stored.num_classes, dtype)
+    check_fit(stored, preprocessing.channels)
+    return Pretrained(model, stored.variables, preprocessing, content.class_names)
+
+
+def read(path: str | pathlib.Path, checkpoint: str = "", weights: str = "average") -> ModelFolder:
+    """Reads what there is of a model, as `load` does, without making it."""
+    if weights not in WHICH:
+        raise ValueError(f"Unknown weights {weights!r}. Allowed are {', '.join(WHICH)}.")
+    path = pathlib.Path(path)
+    if not path.is_dir():
+        raise ValueError(f"There is no folder {path}.")
+    if is_model_folder(path):
+        if checkpoint or weights != WHICH[0]:
+            raise ValueError(f"{path} holds one set of weights; it is runs that have several.")
+        return read_model_folder(path)
+    if not (path / "checkpoints").is_dir():
+        raise ValueError(
+            f"{path} is no model: it has neither {WEIGHTS}, as `python -m s2mlp_jax.export` "
+            "writes it, nor the checkpoints of a run."
+        )
+    from s2mlp_jax.run_to_folder import read_run  # needs what training does; a folder does not
+
+    return read_run(path, checkpoint or "latest", weights == "last")
+
+
+def read_any(path: str | pathlib.Path, checkpoint: str = "") -> Weights:
+    """Reads weights for any use: of a model, as `read` does, or of a file NAME.safetensors.
+
+    Raises:
+      ValueError: as `load` does, but for weights that do not fit their model.
+    """
+    if pathlib.Path(path).is_dir():
+        return read(path, checkpoint).weights
+    if checkpoint:
+        raise ValueError(f"--checkpoint is of a run's folder, and {path} is not one.")
+    return read_weights(path)
+
+
+def check_fit(stored: Weights, channels: int) -> None:
+    """Checks that weights are those of their model.
+
+    Raises:
+      ValueError: with all names that are missing or not expected, and shapes that do not fit.
+    """
+    model = build(stored.variant, stored.num_classes)
+    shapes = jax.eval_shape(
+        lambda key: init(model, key, stored.image_size, channels), jax.random.key(0)
+    )
+    expected = {
+        "/".join(part.key for part in path): leaf.shape
+        for path, leaf in jax.tree.leaves_with_path(shapes)
+    }
+    check_arrays(expected, flatten(stored.variables))

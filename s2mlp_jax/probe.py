@@ -1,0 +1,153 @@
+"""How much a model's frozen features know of a data set: nearest neighbours, and a linear probe.
+
+  python -m s2mlp_jax.probe MODEL digits
+  python -m s2mlp_jax.probe MODEL folder:/my/images --eval_split=val
+
+MODEL is the folder of a run of main.py, or one that `python -m s2mlp_jax.export` wrote. Features
+are what its head sees, of images preprocessed as in the evaluation; scikit-learn does the fitting.
+Exit codes: 0 done; 2 bad input.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import typing
+import warnings
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from absl import logging
+
+from s2mlp_jax.data import sources
+from s2mlp_jax.data.mix import normalize
+from s2mlp_jax.data.pipeline import eval_batches
+from s2mlp_jax.pretrained import Pretrained, load
+
+
+def features(
+    pretrained: Pretrained, split: sources.Split, batch_size: int = 256, num_threads: int = 16
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the pooled features of a split's images, (n, c) float32, and their labels, (n,)."""
+    model, variables, preprocess, _ = pretrained
+    variables = jax.device_put(variables)
+    # Read as the model wants them, grey or in colour.
+    split = dataclasses.replace(split, channels=preprocess.channels)
+
+    @jax.jit
+    def pooled(variables: typing.Any, pixels: jax.Array) -> jax.Array:
+        images = normalize(pixels, preprocess.mean, preprocess.std)
+        return model.apply(variables, images, train=False, output="pooled")
+
+    batch_size = min(batch_size, len(split))
+    positions = np.arange(batch_size)
+    found, labels = [], []
+    for batch in eval_batches(split, preprocess.crops, batch_size, positions, num_threads):
+        found.append(np.asarray(pooled(variables, batch["image"]))[batch["mask"]])
+        labels.append(batch["label"][batch["mask"]])
+    return np.concatenate(found), np.concatenate(labels)
+
+
+def nearest_neighbors(
+    fit: tuple[np.ndarray, np.ndarray], judge: tuple[np.ndarray, np.ndarray], neighbors: int = 20
+) -> float:
+    """Returns the accuracy of a vote of the nearest images by the cosine of their features.
+
+    Args:
+      fit, judge: features and labels, as `features` returns them.
+      neighbors: how many vote, each by the inverse of its distance.
+    """
+    from sklearn.neighbors import KNeighborsClassifier  # here: it takes a while
+
+    neighbors = min(neighbors, len(fit[0]))
+    classifier = KNeighborsClassifier(neighbors, metric="cosine", weights="distance")
+    return float(classifier.fit(*fit).score(*judge))
+
+
+def linear_probe(
+    fit: tuple[np.ndarray, np.ndarray],
+    judge: tuple[np.ndarray, np.ndarray],
+    inverse_penalty: float = 1.0,
+) -> float:
+    """Returns the accuracy of a logistic regression on standardised features.
+
+    Args:
+      fit, judge: features and labels, as `features` returns them.
+      inverse_penalty: scikit-learn's C: the larger, the less the weights are held small.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    classifier = make_pipeline(
+        StandardScaler(), LogisticRegression(C=inverse_penalty, max_iter=1000)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # after 1000 steps it is near enough
+        return float(classifier.fit(*fit).score(*judge))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m s2mlp_jax.probe",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("data", metavar="DATASET", help="as config.data.name")
+    parser.add_argument("--train_split", default="train", metavar="SPLIT", help="to fit on")
+    parser.add_argument("--eval_split", default="test", metavar="SPLIT", help="to judge by")
+    parser.add_argument("--data_dir", default="", metavar="FOLDER", help="of prepared data sets")
+    parser.add_argument("--neighbors", type=int, default=20, metavar="K")
+    parser.add_argument("--inverse_penalty", type=float, default=1.0, metavar="C")
+    parser.add_argument("--batch_size", type=int, default=256, metavar="N")
+    parser.add_argument(
+        "--image_size", type=int, metavar="PIXELS", help="another than in training, if it fits any"
+    )
+    parser.add_argument(
+        "--checkpoint", default="", metavar="STEP", help="of a run: latest (default), best, a step"
+    )
+    parser.add_argument("--output", default="", metavar="FILE", help="JSON")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Probes; returns the exit code."""
+    flags = _parser().parse_args(arguments)
+    logging.set_verbosity(logging.ERROR)  # Orbax tells much
+    try:
+        for name in ("neighbors", "inverse_penalty", "batch_size"):
+            if getattr(flags, name) <= 0:
+                raise ValueError(f"--{name} must be greater than 0, got {getattr(flags, name)}.")
+        pretrained = load(flags.model, flags.image_size, flags.checkpoint)
+        sources.prepare(flags.data, flags.data_dir, download=False)
+        splits = [
+            sources.open_split(flags.data, split, flags.data_dir)
+            for split in (flags.train_split, flags.eval_split)
+        ]
+        fit, judge = (features(pretrained, split, flags.batch_size) for split in splits)
+        if len(np.unique(fit[1])) < 2:
+            raise ValueError(f"{splits[0].name} has images of one class only.")
+    except ValueError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    print(f"fit on   {splits[0].name}: {len(fit[0]):,} images, {fit[0].shape[1]} features of each")
+    print(f"judge by {splits[1].name}: {len(judge[0]):,} images", flush=True)
+    result = {
+        "nearest_neighbors": nearest_neighbors(fit, judge, flags.neighbors),
+        "linear_probe": linear_probe(fit, judge, flags.inverse_penalty),
+    }
+    print(f"{flags.neighbors} nearest neighbours  top-1 {result['nearest_neighbors']:.2%}")
+    print(f"linear probe  top-1 {result['linear_probe']:.2%}")
+    if flags.output:
+        told = {"model": flags.model, "fit": splits[0].name, "judge": splits[1].name}
+        with open(flags.output, "w") as file:
+            json.dump({**told, "count": len(judge[0]), **vars(flags), **result}, file, indent=2)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,459 @@
+"""What is done with a trained model: one folder, `load`, `predict`, and its features."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import typing
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+import s2mlp_jax
+from s2mlp_jax import export, export_model, predict, pretrained
+from s2mlp_jax.data.sources import open_split
+from s2mlp_jax.evaluate_workdir import evaluate_workdir
+from s2mlp_jax.exporters import stablehlo
+from s2mlp_jax.models.backbone import OUTPUTS
+from s2mlp_jax.preprocessing import Preprocessing
+from s2mlp_jax.train import train_and_evaluate
+from tests.helpers import ROOT, read_state, tiny_config
+from tests.test_models import small_model
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A run with averaged weights that has learned something, and makes mistakes."""
+    folder = tmp_path_factory.mktemp("use") / "run"
+    config = tiny_config(
+        train__ema_decay=0.9,
+        train__accumulation_steps=1,
+        train__steps=60,
+        model__drop_path=0.0,
+        optimizer__learning_rate=0.02,
+        eval__every_epochs=9.0,
+        checkpoint__every_epochs=9.0,
+    )
+    train_and_evaluate(config, folder, jax.devices()[:1])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(run: pathlib.Path) -> pathlib.Path:
+    """Its folder, as the command writes it."""
+    folder = run.parent / "model"
+    assert export.main([str(run), str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(run: pathlib.Path) -> pathlib.Path:
+    """The 360 test images, as files, named by their order."""
+    folder = run.parent / "images"
+    folder.mkdir()
+    split = open_split("digits", "test")
+    for i in range(len(split)):
+        (folder / f"{i:03d}.png").write_bytes(split.source[i]["image"])
+    return folder
+
+
+def say(arguments: list[str]) -> tuple[int, str, str]:
+    """Runs predict; returns its exit code, and what it says and reports."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = predict.main(arguments)
+    return code, out.getvalue(), err.getvalue()
+
+
+# --- features
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "shapes"),
+    [
+        ("s2mlp_wide", {}, [(2, 2, 2, 16)]),
+        ("s2mlp_v2_small_7", {}, [(2, 4, 4, 16), (2, 2, 2, 32)]),
+        ("deit_ti", {}, [(2, 2, 2, 16)]),
+        ("resnet_50", {}, [(2, 4, 4, 64), (2, 2, 2, 128)]),
+    ],
+)
+def test_features_are_those_of_the_stages(name: str, fields: dict, shapes: list) -> None:
+    sizes: dict[str, typing.Any] = {"depth": 1, "dim": 16}
+    if len(shapes) > 1:
+        sizes |= {"later_depths": (1,), "later_dims": (32,)}
+    if name == "deit_ti":
+        sizes |= {"head_dim": 8}
+    patch = 4 if shapes[0][1] == 2 else 1 if name == "resnet_50" else 2
+    if name == "resnet_50":
+        shapes = [(2, 8, 8, 64), (2, 4, 4, 128)]
+    net = s2mlp_jax.create_model(name, num_classes=3, **sizes, patch_size=patch)
+    variables = s2mlp_jax.init(net, jax.random.key(0), 8)
+    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    stages = net.apply(variables, x, train=False, output="stages")
+    assert [stage.shape for stage in stages] == shapes
+    pooled = net.apply(variables, x, train=False, output="pooled")
+    head = jax.tree.map(np.asarray, variables["params"]["head"])
+    logits = net.apply(variables, x, train=False)
+    np.testing.assert_allclose(
+        np.asarray(pooled) @ head["kernel"] + head["bias"], logits, atol=1e-6
+    )
+    if not net.variant.final_norm:
+        np.testing.assert_allclose(stages[-1].mean(axis=(1, 2)), pooled, atol=1e-6)
+
+
+def test_features_run_no_head_and_are_named() -> None:
+    net = small_model("s2mlp_wide")
+    variables = s2mlp_jax.init(net, jax.random.key(0), 8)
+    del variables["params"]["head"]
+    x = np.zeros((1, 8, 8, 3), np.float32)
+    for output in OUTPUTS[1:]:
+        net.apply(variables, x, train=False, output=output)
+    with pytest.raises(ValueError, match="'heads'. Allowed are logits, pooled, stages"):
+        net.apply(variables, x, train=False, output="heads")
+
+
+# --- one folder is a model
+
+
+def test_a_folder_is_what_the_run_is_judged_by(model: pathlib.Path, run: pathlib.Path) -> None:
+    assert {path.name for path in model.iterdir()} == {
+        "README.md",
+        "class_names.json",
+        "config.json",
+        "model.safetensors",
+        "preprocessing.json",
+    }
+    arrays = safetensors.numpy.load_file(model / "model.safetensors")
+    state = read_state(run)
+    assert len(arrays) == len([name for name in state if name.startswith("/ema_params")])
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, state[f"/ema_{name}"])
+    last = run.parent / "last"
+    assert export.main([str(run), str(last), "--weights=last"]) == 0
+    arrays = safetensors.numpy.load_file(last / "model.safetensors")
+    np.testing.assert_array_equal(arrays["params/head/bias"], state["/params/head/bias"])
+
+
+def test_a_card_says_what_was_measured(model: pathlib.Path, run: pathlib.Path) -> None:
+    card = (model / "README.md").read_text()
+    result = json.loads((run / "result.json").read_text())
+    top1 = result["evaluation"]["eval_ema/accuracy_top1"]
+    assert f"| digits/1.0.0 test | 360 | {top1:.2%} |" in card
+    assert f"value: {top1}" in card
+    for text in (
+        "license: ",
+        "digits/1.0.0 train, 1,437 images",
+        "step 60, averaged weights.",
+        "| `train.steps` | 60 |",
+        "| `optimizer.learning_rate` | 0.02 |",
+        "Commit ",
+        "jax ",
+        'load("model")',
+        f"{result['parameters']:,} parameters",
+    ):
+        assert text in card, text
+    assert "train.epochs" not in card
+
+
+def test_load_is_one_line_for_a_folder_and_a_run(model: pathlib.Path, run: pathlib.Path) -> None:
+    net, variables, preprocess, class_names = s2mlp_jax.load(model)
+    assert class_names == tuple("0123456789")
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    x = preprocess(image)[None]
+    assert (x.shape, x.dtype) == ((1, 8, 8, 1), np.float32)
+    again = s2mlp_jax.load(run)
+    logits = net.apply(variables, x, train=False)
+    np.testing.assert_array_equal(again.model.apply(again.variables, x, train=False), logits)
+    larger = s2mlp_jax.load(model, image_size=16)
+    assert larger.preprocess(image).shape == (16, 16, 1)
+    assert larger.model.apply(larger.variables, larger.preprocess(image)[None], train=False).shape
+    with pytest.raises(ValueError, match="image_size 9 is not a multiple of 2"):
+        s2mlp_jax.load(model, image_size=9)
+
+
+def test_a_run_is_loaded_without_its_data(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    program = (
+        "import s2mlp_jax, sys; loaded = s2mlp_jax.load(sys.argv[1]);"
+        "print(loaded.class_names, loaded.model.variant.dim)"
+    )
+    environment = {**os.environ, "TFDS_DATA_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(run)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    assert "'9') 16" in done.stdout
+    assert not list(tmp_path.iterdir())  # nor prepared
+
+
+def copy_of(model: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    folder.mkdir()
+    for path in model.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_a_folder_that_does_not_fit_is_refused(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    folder = copy_of(model, tmp_path / "other")
+    weights = folder / "model.safetensors"
+    arrays = safetensors.numpy.load_file(weights)
+    arrays["params/head/kernel"] = np.zeros((16, 3), np.float32)
+    arrays["params/more"] = np.zeros((1,), np.float32)
+    del arrays["params/embed/bias"]
+    safetensors.numpy.save_file(arrays, weights)
+    with pytest.raises(ValueError) as caught:
+        s2mlp_jax.load(folder)
+    for text in ("1 missing:\n  params/embed/bias", "1 not expected:\n  params/more"):
+        assert text in str(caught.value)
+    assert "params/head/kernel: 16x3 there, 16x10 expected" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("config.json", "{}", "is no folder of a model: 'model'"),
+        ("config.json", "{", "config.json cannot be read"),
+        ("class_names.json", '["a"]', "has 1 names, and the model 10 classes"),
+        ("preprocessing.json", '{"image_size": 8}', "is no folder of a model: .*crop_ratio"),
+        ("model.safetensors", "x", "model.safetensors cannot be read"),
+    ],
+)
+def test_a_broken_folder_is_told(
+    file: str, text: str, message: str, model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    folder = copy_of(model, tmp_path / "broken")
+    (folder / file).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        s2mlp_jax.load(folder)
+
+
+def test_mistakes_of_load(model: pathlib.Path, run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for path, options, message in (
+        (tmp_path / "no", {}, "There is no folder"),
+        (tmp_path, {}, "is no model: it has neither model.safetensors"),
+        (model, {"checkpoint": "best"}, "holds one set of weights"),
+        (model, {"weights": "ema"}, "Allowed are average, last"),
+        (run, {"checkpoint": "7"}, "Allowed are latest, best, 60"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            s2mlp_jax.load(path, **options)
+
+
+def test_an_export_is_whole_or_not_there(
+    model: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    out = tmp_path / "out"
+
+    def wrong(folder: pathlib.Path, images: np.ndarray) -> np.ndarray:
+        return run_stablehlo(folder, images) + 2e-4
+
+    run_stablehlo = stablehlo.run
+    monkeypatch.setattr(stablehlo, "run", wrong)
+    assert export.main([str(model), str(out), "--format=stablehlo"]) == 3
+    assert "logits differ by up to 2.0e-04, and 0.0001 is allowed" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    assert export.main([str(model), str(out), "--format=stablehlo"]) == 0
+    said = capsys.readouterr().out
+    difference = re.search(r"largest difference of a logit (\S+), 8 images", said)
+    assert difference is not None
+    assert float(difference[1]) < 1e-5
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert "jax.export.deserialize" in (out / "README.md").read_text()
+    assert export.main([str(model), str(out), "--format=stablehlo"]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert export.main([str(model)]) == 2
+    assert "MODEL OUT" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_named(
+    model: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(ValueError, match="needs safetensors: pip install"):
+        export_model.export_model(model, tmp_path / "out")
+
+
+# How each format is run where this package is not: `images` -> `logits`.
+ELSEWHERE = {
+    "stablehlo": """
+import pathlib, jax
+model = jax.export.deserialize(bytearray(pathlib.Path("out/model.stablehlo").read_bytes()))
+logits = np.asarray(model.call(images))
+""",
+    "onnx": """
+import onnxruntime
+session = onnxruntime.InferenceSession("out/model.onnx")
+(logits,) = session.run(["logits"], {"images": images})
+""",
+    "torch": """
+import torch
+sys.path.append("out")
+import s2mlp
+logits = s2mlp.load("out")(torch.from_numpy(images).permute(0, 3, 1, 2)).detach().numpy()
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ELSEWHERE)
+def test_a_format_predicts_the_same_without_this_package(
+    kind: str, model: pathlib.Path, images: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    package = {"stablehlo": "jax", "onnx": "jax2onnx", "torch": "torch"}[kind]
+    pytest.importorskip(package, reason=f"--format={kind} needs requirements-export.txt")
+    assert export.main([str(model), str(tmp_path / "out"), f"--format={kind}"]) == 0
+    loaded = s2mlp_jax.load(model)
+    inputs = np.stack([loaded.preprocess(file) for file in sorted(images.iterdir())])
+    np.save(tmp_path / "images.npy", inputs)
+    program = 'import sys, numpy as np\nimages = np.load("images.npy")\n' + ELSEWHERE[kind]
+    program += 'assert "s2mlp_jax" not in sys.modules\nnp.save("logits.npy", logits)'
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [sys.executable, "-c", program]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    logits = np.load(tmp_path / "logits.npy")
+    expected = np.asarray(loaded.model.apply(loaded.variables, inputs, train=False))
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    assert logits.argmax(axis=1).tolist() == expected.argmax(axis=1).tolist()
+
+
+def test_preprocessing_takes_files_pictures_and_pixels(tmp_path: pathlib.Path) -> None:
+    how = Preprocessing(8, 0.5, "bicubic", [0.4, 0.5, 0.6], [0.2, 0.3, 0.4])
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    expected = how.pixels(pixels)
+    for same in (tmp_path / "x.png", str(tmp_path / "x.png"), Image.fromarray(pixels)):
+        np.testing.assert_array_equal(how.pixels(same), expected)
+    np.testing.assert_allclose(
+        how(pixels), (expected / 255 - how.mean) / np.array(how.std), atol=1e-5
+    )
+    with pytest.raises(ValueError, match=r"float32\[4, 4\]"):
+        how.pixels(np.zeros((4, 4), np.float32))
+    with pytest.raises(ValueError, match="mean and std must have 1 or 3 entries"):
+        Preprocessing(8, 1.0, "bicubic", (0.5, 0.5), (0.5, 0.5))
+    with pytest.raises(ValueError, match="Allowed are bicubic"):
+        Preprocessing(8, 1.0, "cubic", (0.5,), (0.5,))
+
+
+# --- predict
+
+
+def test_predict_is_the_evaluation_image_by_image(
+    model: pathlib.Path, run: pathlib.Path, images: pathlib.Path
+) -> None:
+    """Of files that hold the evaluation split's bytes; an odd batch, so that the last is filled."""
+    loaded = s2mlp_jax.load(model)
+    files = sorted(images.iterdir())
+    found = list(predict.predict(loaded, files, batch_size=77, num_threads=2))
+    split = open_split("digits", "test")
+    labels = [split.source[i]["label"] for i in range(len(split))]
+    hits = sum(p.classes[0] == label for p, label in zip(found, labels, strict=True))
+    within = sum(label in p.classes for p, label in zip(found, labels, strict=True))
+    result = evaluate_workdir(run)
+    assert 50 < hits < 360
+    assert hits / 360 == result["eval_ema/accuracy_top1"]
+    assert within / 360 == result["eval_ema/accuracy_top5"]
+    inputs = np.stack([loaded.preprocess(file) for file in files])
+    logits = np.asarray(loaded.model.apply(loaded.variables, inputs, train=False))
+    assert [p.classes[0] for p in found] == logits.argmax(axis=1).tolist()
+    shares = np.asarray(jax.nn.softmax(logits)).max(axis=1)
+    np.testing.assert_allclose([p.probabilities[0] for p in found], shares, rtol=1e-5)
+
+
+@pytest.fixture
+def mixed(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Good images in a folder with a truncated one, a text, a CMYK one, and what systems leave."""
+    folder = tmp_path / "mixed"
+    (folder / "below").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "good.jpg")
+    Image.fromarray(pixels).save(folder / "below/good.png")
+    Image.fromarray(pixels).convert("CMYK").save(folder / "cmyk.jpg")
+    whole = (folder / "good.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".DS_Store").write_text("hidden")
+    return folder
+
+
+def test_what_is_no_image_is_reported_and_passed_over(
+    mixed: pathlib.Path, model: pathlib.Path
+) -> None:
+    code, out, err = say([str(model), str(mixed), "--batch_size=2"])
+    assert code == 4
+    assert [line.split()[0] for line in out.splitlines()] == [
+        str(mixed / name) for name in ("cmyk.jpg", "good.jpg", "below/good.png")
+    ]
+    assert out.count("%") == 15
+    assert f"No image: {mixed / 'cut.jpg'}: " in err
+    assert f"No image: {mixed / 'notes.txt'}: " in err
+    assert "3 images in " in err
+    assert "images/s; 2 files are no images" in err
+    assert "DS_Store" not in err
+    assert say([str(model), str(mixed / "good.jpg")])[0] == 0
+
+
+def test_formats_say_the_same(mixed: pathlib.Path, model: pathlib.Path) -> None:
+    arguments = [str(model), str(mixed)]
+    lines = [json.loads(x) for x in say([*arguments, "--format=jsonl"])[1].splitlines()]
+    text = say([*arguments, "--format=csv", "--top=2"])[1]
+    table = list(csv.DictReader(text.splitlines()))
+    assert len(lines) == len(table) == 5
+    for line, row in zip(lines, table, strict=True):
+        assert line["file"] == row["file"]
+        assert bool(row["error"]) == ("error" in line)
+        if "error" not in line:
+            first, second, *_ = line["predictions"]
+            assert [row["class_1"], row["class_2"]] == [first["class"], second["class"]]
+            assert float(row["probability_1"]) == pytest.approx(first["probability"], abs=1e-6)
+            assert sum(p["probability"] for p in line["predictions"]) <= 1 + 1e-9
+            assert first["probability"] >= second["probability"]
+
+
+def test_mistakes_of_predict(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for arguments, message in (
+        ([str(model), "no.jpg", "nor.jpg"], "no file or folder no.jpg, nor.jpg"),
+        ([str(tmp_path), str(model)], "is no model"),
+        ([str(model), str(tmp_path)], "There are no files in"),
+        ([str(model), str(model), "--top=0"], "--top must be at least 1, got 0"),
+    ):
+        code, out, err = say(arguments)
+        assert (code, out) == (2, "")
+        assert message in err
+
+
+def test_predict_as_a_command(model: pathlib.Path, images: pathlib.Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "s2mlp_jax.predict", str(model), str(images / "000.png")],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert "000.png  " in done.stdout
+    assert "1 images in" in done.stderr
+
+
+def test_check_fit_knows_every_family() -> None:
+    """Running statistics too."""
+    fields = {"depth": 1, "dim": 4, "later_depths": (), "later_dims": ()}
+    net = s2mlp_jax.create_model("resnet_50", num_classes=2, **fields)
+    variables = s2mlp_jax.init(net, jax.random.key(0), 32)
+    stored = pretrained.Weights(variables, "resnet_50", 2, 32, fields)
+    pretrained.check_fit(stored, 3)
+    del variables["batch_stats"]["norm_stem"]["mean"]
+    with pytest.raises(ValueError, match="1 missing:\n  batch_stats/norm_stem/mean"):
+        pretrained.check_fit(stored, 3)
