@@ -36,9 +36,11 @@ def get_config(model: str = "s2mlp_wide") -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.model = model_config(model)
     config.seed = 0  # of the weights, the data order, the augmentation, drop path
+    config.init_from = ""  # a model to start from, instead of drawn weights: a run, or a folder
+    config.freeze = ""  # parameters that do not change, "embed,block_0?": patterns of their paths
 
     config.data = data = ml_collections.ConfigDict()
-    data.name = "imagenet2012"  # a TFDS name, "digits", or "synthetic" (noise, for timing)
+    data.name = "imagenet2012"  # a TFDS name, digits, folder:/my/images, or synthetic: noise
     data.train_split = "train"  # in TFDS notation, "train[:10%]" works too
     data.eval_split = "validation"  # of 50,000 images
     data.data_dir = ""  # prepared data; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets
@@ -96,6 +98,7 @@ def get_config(model: str = "s2mlp_wide") -> ml_collections.ConfigDict:
     optimizer.beta2 = 0.999  # [DeiT]
     optimizer.eps = 1e-8  # [DeiT]
     optimizer.grad_clip_norm = 0.0  # 0: no clipping [DeiT]
+    optimizer.layer_decay = 1.0  # of the rate, a layer from the head down; 1: the same for all
 
     config.eval = ml_collections.ConfigDict()
     config.eval.every_epochs = 1.0

@@ -38,6 +38,10 @@ _FREE_FIELDS = {
 }
 
 
+# Fields that configs did not always have, besides the model's.
+_LATER_FIELDS = ("init_from", "freeze", "optimizer.layer_decay")
+
+
 def load_config(
     path: str, overrides: collections.abc.Mapping[str, typing.Any] | None = None
 ) -> ml_collections.ConfigDict:
@@ -174,9 +178,10 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       ValueError: a value that is not allowed; the message names the field and the choices.
     """
     config = config.copy_and_resolve_references()
-    if missing := [name for name in field_types() if name not in config.model]:
+    expected = [*(f"model.{name}" for name in field_types()), *_LATER_FIELDS]
+    if missing := sorted(set(expected) - flatten(config.to_dict()).keys()):
         raise ValueError(
-            f"The config has no model.{', model.'.join(missing)}: it is of an earlier version of "
+            f"The config has no {', '.join(missing)}: it is of an earlier version of "
             "this code, and a run goes on with the version it began with (environment.json has "
             "its commit)."
         )
@@ -236,6 +241,10 @@ def _check(config: ml_collections.ConfigDict) -> None:
     for field in ("label_smoothing", "ema_decay"):
         if not 0.0 <= train[field] < 1.0:
             raise ValueError(f"train.{field} must be in [0, 1), got {train[field]}.")
+    if not 0.0 < config.optimizer.layer_decay <= 1.0:
+        raise ValueError(
+            f"optimizer.layer_decay must be in (0, 1], got {config.optimizer.layer_decay}."
+        )
     if train.batch_size % train.accumulation_steps:
         raise ValueError(
             f"train.accumulation_steps {train.accumulation_steps} does not divide "

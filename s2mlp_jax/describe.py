@@ -45,8 +45,11 @@ def start(run: Experiment, step: int) -> Iterator[str]:
         f"{config.optimizer.reference_batch_size or train.batch_size}), "
         f"weight decay {config.optimizer.weight_decay:g}"
     )
-    for line in optim.describe_decay(run.abstract_state().params):
+    for line in optim.describe_groups(run.config, run.abstract_state().params):
         yield f"          {line}"
+    if not step and run.initial is not None:
+        for i, line in enumerate(run.initial.told):
+            yield f"{'' if i else 'weights':<10}{line}"
     if step:
         yield f"resume    from step {step:,}"
 

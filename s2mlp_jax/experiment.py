@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import typing
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -15,6 +16,7 @@ from s2mlp_jax import optim, parallel
 from s2mlp_jax.data import sources
 from s2mlp_jax.data.pipeline import Batch, eval_batches, train_batches
 from s2mlp_jax.evaluate import EvalStep, evaluate, make_eval_step
+from s2mlp_jax.initial import Initial, read_initial
 from s2mlp_jax.models import Model
 from s2mlp_jax.models.cost import Cost, variant_cost
 from s2mlp_jax.state import TrainState, create_state
@@ -115,9 +117,25 @@ class Experiment:
             jax.ShapeDtypeStruct((), key.dtype, sharding=whole),
         )
 
+    @functools.cached_property
+    def initial(self) -> Initial | None:
+        """The weights to start from, where they are not drawn. Raises as `read_initial` does."""
+        if not self.config.init_from:
+            return None
+        return read_initial(
+            self.config.init_from,
+            self.model.variant,
+            self.abstract_state().variables,
+            self.train_split.class_names,
+            self.config.data.image_size,
+        )
+
     def draw_state(self) -> TrainState:
         """Draws the state that a run starts from, on all devices."""
-        return parallel.place_state(self.layout, self._draw(jax.random.key(self.config.seed)))
+        state = self._draw(jax.random.key(self.config.seed))
+        if self.initial is not None:
+            state = self.initial.put_into(state)
+        return parallel.place_state(self.layout, state)
 
     def _draw(self, key: jax.Array) -> TrainState:
         size, use_ema = self.config.data.image_size, self.config.train.ema_decay > 0
@@ -164,6 +182,15 @@ class Experiment:
             self.config.data.prefetch,
             self.config.data.on_corrupt,
         )
+
+    def describe_data(self) -> dict[str, typing.Any]:
+        """Returns what there is to know of the data without having them, for `data.json`."""
+        parts = (("train", self.train_split), ("eval", self.eval_split))
+        return {
+            **{part: {"name": split.name, "images": len(split)} for part, split in parts},
+            "channels": self.train_split.channels,
+            "class_names": list(self.train_split.class_names),
+        }
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
         """Evaluates the parameters ("eval/...") and their average, if any ("eval_ema/...")."""
@@ -227,7 +254,7 @@ def create_experiment(
     model = config_lib.make_model(config, train_split.num_classes)
     schedule = optim.make_schedule(config, total_steps, steps_per_epoch)
     optimizer = optim.make_optimizer(config, schedule)
-    return Experiment(
+    run = Experiment(
         config=config,
         layout=layout,
         train_split=train_split,
@@ -239,3 +266,6 @@ def create_experiment(
         steps_per_epoch=steps_per_epoch,
         eval_step=make_eval_step(model, config.data.mean, config.data.std, layout),
     )
+    if config.freeze:  # whether the patterns match is seen where the optimizer's state is made
+        run.abstract_state()
+    return run

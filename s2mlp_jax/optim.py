@@ -1,7 +1,10 @@
 """AdamW as the paper trains with it: warm-up, cosine, weight decay on kernels only."""
 
+import collections
+import fnmatch
 import re
 import typing
+from collections.abc import Sequence
 
 import jax
 import ml_collections
@@ -46,38 +49,134 @@ def decay_mask(params: Params) -> Params:
     return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def describe_decay(params: Params) -> list[str]:
-    """Says which parameters are decayed, a line for those that are and one for the rest.
+def frozen(patterns: str, params: Params) -> Params:
+    """True for the parameters that do not change, as `config.freeze` says.
+
+    Args:
+      patterns: joined by commas, each of a path such as "block_00/mixer/fc_in/kernel"; * stands for
+        anything, ? for one letter. A folder's name stands for all that is in it. "" for none.
+
+    Raises:
+      ValueError: for patterns that match nothing, all of them, or if nothing is left to train.
+    """
+    wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    names = [_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+
+    def matches(name: str, pattern: str) -> bool:
+        return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}/*")
+
+    unmatched = [p for p in wanted if not any(matches(name, p) for name in names)]
+    if unmatched:
+        raise ValueError(
+            f"freeze: no parameter matches {', '.join(map(repr, unmatched))}. There are "
+            f"{', '.join(dict.fromkeys(_fold(name) for name in names))}."
+        )
+    mask = jax.tree.map_with_path(
+        lambda path, _: any(matches(_name(path), pattern) for pattern in wanted), params
+    )
+    if all(jax.tree.leaves(mask)):
+        raise ValueError(f"freeze: {patterns!r} leaves nothing to train.")
+    return mask
+
+
+def stop_gradients(config: ml_collections.ConfigDict, params: Params) -> Params:
+    """Cuts the gradient of frozen parameters, which then takes no time."""
+    if not config.freeze:
+        return params
+    mask = frozen(config.freeze, params)
+    return jax.tree.map(lambda stop, x: jax.lax.stop_gradient(x) if stop else x, mask, params)
+
+
+def layer_scales(decay: float, depths: Sequence[int], params: Params) -> Params:
+    """Layer-wise decay: by what the learning rate of each parameter is multiplied.
+
+    Those of the head have decay^0, of the last block decay^1, ..., of the embedding
+    decay^(blocks + 1), as BEiT is fine-tuned (arXiv 2106.08254).
+
+    Args:
+      depths: blocks of each stage.
+      params: nested by the model's names; a layer between stages belongs to the next block.
+    """
+    blocks = sum(depths)
+
+    def layer(name: str) -> int:
+        part, _, number = name.split("/")[0].rpartition("_")
+        if part == "block":
+            return int(number) + 1
+        if part.startswith("downsample"):  # downsample_1, downsample_norm_1
+            return sum(depths[: int(number)]) + 1
+        return blocks + 1 if name.startswith(("head/", "final_norm/")) else 0
+
+    return jax.tree.map_with_path(
+        lambda path, _: decay ** (blocks + 1 - layer(_name(path))), params
+    )
+
+
+def describe_groups(config: ml_collections.ConfigDict, params: Params) -> list[str]:
+    """Says which parameters are decayed, and which are frozen, a line for each kind there is.
 
     Blocks are folded: "block_*/mlp/fc_in/kernel" stands for that of every block.
     """
-    groups: dict[bool, dict[str, None]] = {True: {}, False: {}}
-    sizes = {True: 0, False: 0}
-    masked = jax.tree.leaves_with_path(decay_mask(params))
-    for (path, decayed), leaf in zip(masked, jax.tree.leaves(params), strict=True):
-        name = "/".join(str(part.key) for part in path)
-        groups[decayed][re.sub(r"_\d+(/|$)", r"_*\1", name)] = None
-        sizes[decayed] += leaf.size
+    names: dict[str, dict[str, None]] = {}
+    sizes: collections.Counter[str] = collections.Counter()
+    masks = (decay_mask(params), frozen(config.freeze, params))
+    for (path, leaf), decayed, stays in zip(
+        jax.tree.leaves_with_path(params), *map(jax.tree.leaves, masks), strict=True
+    ):
+        kind = "frozen" if stays else "decayed" if decayed else "not decayed"
+        names.setdefault(kind, {})[_fold(_name(path))] = None
+        sizes[kind] += leaf.size
     return [
-        f"{'decayed' if decayed else 'not decayed'}: {sizes[decayed]:,} parameters: "
-        f"{', '.join(groups[decayed])}"
-        for decayed in (True, False)
+        f"{kind}: {sizes[kind]:,} parameters: {', '.join(names[kind])}"
+        for kind in ("decayed", "not decayed", "frozen")
+        if kind in names
     ]
 
 
 def make_optimizer(
     config: ml_collections.ConfigDict, schedule: optax.Schedule
 ) -> optax.GradientTransformation:
-    """AdamW with decoupled decay times the learning rate; clipping comes first, if any."""
-    optimizer = config.optimizer
-    adamw = optax.adamw(
-        schedule,
-        b1=optimizer.beta1,
-        b2=optimizer.beta2,
-        eps=optimizer.eps,
-        weight_decay=optimizer.weight_decay,
-        mask=decay_mask,
-    )
+    """AdamW with decoupled decay times the learning rate; clipping comes first, if any.
+
+    Where parameters are frozen, the optimizer keeps nothing of them.
+    """
+    optimizer, model = config.optimizer, config.model
+    parts = [
+        optax.adamw(
+            schedule,
+            b1=optimizer.beta1,
+            b2=optimizer.beta2,
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+            mask=decay_mask,
+        )
+    ]
     if optimizer.grad_clip_norm:
-        return optax.chain(optax.clip_by_global_norm(optimizer.grad_clip_norm), adamw)
-    return adamw
+        parts.insert(0, optax.clip_by_global_norm(optimizer.grad_clip_norm))
+    if optimizer.layer_decay != 1.0:
+        depths = (model.depth, *model.later_depths)
+
+        def scale(updates: Params, _: Params) -> Params:
+            scales = layer_scales(optimizer.layer_decay, depths, updates)
+            return jax.tree.map(lambda s, x: s * x, scales, updates)
+
+        parts.append(optax.stateless(scale))
+    chained = optax.chain(*parts) if len(parts) > 1 else parts[0]
+    if not config.freeze:
+        return chained
+
+    def labels(params: Params) -> Params:
+        return jax.tree.map(
+            lambda stays: "frozen" if stays else "trained", frozen(config.freeze, params)
+        )
+
+    return optax.partition({"trained": chained, "frozen": optax.set_to_zero()}, labels)
+
+
+def _name(path: tuple[typing.Any, ...]) -> str:
+    return "/".join(str(part.key) for part in path)
+
+
+def _fold(name: str) -> str:
+    """Returns a parameter's name with a * for the number of its block."""
+    return re.sub(r"_\d+(/|$)", r"_*\1", name)

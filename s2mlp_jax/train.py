@@ -12,8 +12,9 @@ import ml_collections
 import optax
 
 from s2mlp_jax import config as config_lib
-from s2mlp_jax import describe, parallel, rng
+from s2mlp_jax import describe, optim, parallel, rng
 from s2mlp_jax import workdir as workdir_lib
+from s2mlp_jax.checkpoint import last_saved_step
 from s2mlp_jax.data.mix import training_batch
 from s2mlp_jax.datawait import DataWait
 from s2mlp_jax.experiment import Experiment, create_experiment
@@ -63,7 +64,8 @@ def make_step_function(
         targets: jax.Array,
         key: jax.Array,
     ) -> tuple[jax.Array, typing.Any]:
-        variables = {"params": layout.gather(params), **model_state, **constants}
+        params = optim.stop_gradients(run.config, layout.gather(params))
+        variables = {"params": params, **model_state, **constants}
         rngs = {"dropout": rng.stream_key(key, "dropout")}
         logits, model_state = model.apply(
             variables, images, train=True, rngs=rngs, mutable=list(model_state)
@@ -165,6 +167,8 @@ def train(
       train_step: from `make_train_step`, for an experiment that differs in its seed at the most;
         it is compiled once for all that are given the same one. Made here by default.
     """
+    if not last_saved_step(pathlib.Path(workdir)):
+        _ = run.initial  # what is wrong there is found before the folder is made
     book = Logbook(run, pathlib.Path(workdir).absolute())
     try:
         state = book.restore()

@@ -189,10 +189,11 @@ def test_schedule_warms_up_and_ends_at_the_final_rate() -> None:
 
 
 def test_weight_decay_touches_kernels_only_and_is_told() -> None:
-    params = create_experiment(tiny_config()).abstract_state().params
+    config = tiny_config()
+    params = create_experiment(config).abstract_state().params
     for path, decayed in jax.tree.leaves_with_path(optim.decay_mask(params)):
         assert decayed == (path[-1].key == "kernel")
-    decayed, rest = optim.describe_decay(params)
+    decayed, rest = optim.describe_groups(config, params)
     assert decayed.startswith("decayed: ")
     assert "block_*/mixer/fc_in/kernel" in decayed
     assert "block_*/mlp_norm/scale" in rest

@@ -1,0 +1,109 @@
+"""The weights that a run starts from, instead of drawn ones: `config.init_from`."""
+
+import dataclasses
+import pathlib
+import typing
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from s2mlp_jax import pretrained
+from s2mlp_jax.models.variant import Variant
+from s2mlp_jax.state import TrainState
+from s2mlp_jax.torch_weights import check_arrays, flatten
+from s2mlp_jax.weights_file import Weights
+
+HEAD = "params/head/"
+
+
+class Initial(typing.NamedTuple):
+    """Weights to start from.
+
+    Attributes:
+      arrays: by path, "params/block_00/mixer/fc_in/kernel": ...; without a head, if that is new.
+      told: lines that say what was taken.
+    """
+
+    arrays: dict[str, np.ndarray]
+    told: list[str]
+
+    def put_into(self, state: TrainState) -> TrainState:
+        """Returns a state that was just drawn, with these weights."""
+
+        def put(path: tuple[typing.Any, ...], drawn: jax.Array) -> jax.Array:
+            found = self.arrays.get(_name(path))
+            return drawn if found is None else jnp.asarray(found, drawn.dtype)
+
+        variables = jax.tree.map_with_path(put, state.variables)
+        return state._replace(params=variables.pop("params"), model_state=variables)
+
+
+def read_initial(
+    source: str,
+    variant: Variant,
+    shapes: typing.Any,
+    class_names: tuple[str, ...],
+    image_size: int,
+) -> Initial:
+    """Reads the weights of a model that another one, alike but for its head, is to start from.
+
+    Args:
+      source: what `s2mlp_jax.load` takes, or a file NAME.safetensors of `s2mlp_jax.export`.
+      variant: of the model that starts.
+      shapes: its variables, nested, of anything that has a shape.
+      class_names: of its data. The head is taken over if they are those of the source; of a file,
+        which has no names, if there are as many.
+      image_size: of its data, pixels.
+
+    Raises:
+      ValueError: no such model, weights that do not fit, all of them in one message, or an image
+        size that they do not fit.
+    """
+    stored, names = _read(source)
+    expected = {_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(shapes)}
+    arrays = flatten(stored.variables)
+    same_head = names == class_names if names else stored.num_classes == len(class_names)
+    if not same_head:
+        arrays = {name: x for name, x in arrays.items() if not name.startswith(HEAD)}
+        expected = {name: x for name, x in expected.items() if not name.startswith(HEAD)}
+    try:
+        variant.check_other_size(stored.image_size, image_size)
+        check_arrays(expected, arrays)
+    except ValueError as error:
+        raise ValueError(f"init_from {source}: {error}") from None
+    return Initial(arrays, [*_tell(source, stored, variant, arrays, same_head, len(class_names))])
+
+
+def _read(source: str) -> tuple[Weights, tuple[str, ...]]:
+    """Returns the weights, and the names of the classes; () if there are none."""
+    if pathlib.Path(source).is_dir():
+        content = pretrained.read(source)
+        return content.weights, content.class_names
+    return pretrained.read_any(source), ()
+
+
+def _tell(
+    source: str,
+    stored: Weights,
+    variant: Variant,
+    arrays: dict[str, np.ndarray],
+    same_head: bool,
+    classes: int,
+) -> typing.Iterator[str]:
+    numbers = sum(x.size for x in arrays.values())
+    yield f"{source}: {len(arrays)} arrays, {numbers:,} numbers"
+    yield (
+        f"the head too: the same {classes} classes"
+        if same_head
+        else f"a new head for {classes} other classes (there: {stored.num_classes})"
+    )
+    there = stored.variant
+    for field in dataclasses.fields(Variant):
+        old, new = getattr(there, field.name), getattr(variant, field.name)
+        if old != new:
+            yield f"not as there: model.{field.name} was {old!r}, is {new!r}"
+
+
+def _name(path: tuple[typing.Any, ...]) -> str:
+    return "/".join(str(part.key) for part in path)
