@@ -94,7 +94,7 @@ def rivals() -> list[Rival]:
         name: {} for name in ("rotate", "solarize", "contrast", "color")
     }
     if importlib.util.find_spec("dm_pix"):
-        import dm_pix  # type: ignore[import-not-found]
+        import dm_pix
 
         found["rotate"]["dm-pix"] = lambda x: dm_pix.rotate(x, np.deg2rad(DEGREES), mode="constant")
         found["solarize"]["dm-pix"] = lambda x: dm_pix.solarize(x, threshold / 255)
