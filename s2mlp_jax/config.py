@@ -1,6 +1,5 @@
 """Configs: loading, completing, checking and comparing them."""
 
-import ast
 import collections.abc
 import copy
 import dataclasses
@@ -20,6 +19,7 @@ from s2mlp_jax.data.pipeline import ON_CORRUPT
 from s2mlp_jax.models import Model, build
 from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.models.variants import field_types, get_variant
+from s2mlp_jax.overrides import parse_overrides
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -86,33 +86,12 @@ def explain_flags(argv: collections.abc.Sequence[str], error: Exception) -> str:
     if path:
         try:
             config = _get_config(path)  # its own argument may be the wrong one
-            for argument in argv:
-                for field, value in parse_overrides([argument]).items():
-                    _set_field(config, field, value)
+            changes = [argument for argument in argv if argument.startswith("--config.")]
+            for field, value in parse_overrides(changes, "--config.").items():
+                _set_field(config, field, value)
         except ValueError as reason:
             return str(reason)
     return str(error.args[0]) if error.args else str(error)
-
-
-def parse_overrides(
-    arguments: collections.abc.Iterable[str],
-) -> dict[str, typing.Any]:
-    """Returns {"model.shift": "e"} for ["--config.model.shift=e"]; other arguments are passed over.
-
-    Raises:
-      ValueError: for one without a value.
-    """
-    overrides: dict[str, typing.Any] = {}
-    for argument in arguments:
-        if argument.startswith("--config."):
-            field, equals, text = argument.removeprefix("--config.").partition("=")
-            if not equals:
-                raise ValueError(f"{argument} has no value: --config.{field}=VALUE.")
-            try:
-                overrides[field] = ast.literal_eval(text)
-            except (ValueError, SyntaxError):
-                overrides[field] = text
-    return overrides
 
 
 def load_module(path: str) -> tuple[types.ModuleType, tuple[str, ...]]:

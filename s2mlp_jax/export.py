@@ -12,15 +12,15 @@ FILE is a state dict by timm's names, as .safetensors or PyTorch's .pt, .pth or 
 """
 
 import argparse
-import ast
 import sys
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from absl import logging
 
 from s2mlp_jax.export_model import FORMATS, DifferentError, export_model
 from s2mlp_jax.model_card import LICENSE
+from s2mlp_jax.overrides import parse_overrides
 from s2mlp_jax.pretrained import WHICH
 from s2mlp_jax.timm_files import export_weights, import_weights
 from s2mlp_jax.torch_weights import flatten
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags, rest = _parser().parse_known_args(arguments)
     logging.set_verbosity(logging.ERROR)  # Orbax tells much
     try:
-        fields = _parse_fields(rest)
+        fields = parse_overrides(rest, "--model.")
         if flags.from_torch or flags.to_torch:
             _convert(flags, fields)
         else:
@@ -119,20 +119,6 @@ def _convert(flags: argparse.Namespace, fields: dict[str, typing.Any]) -> None:
         written = export_weights(flags.to_torch, flags.output, flags.checkpoint)
     numbers = sum(x.size for x in written.values())
     print(f"Wrote {flags.output}: {len(written)} arrays, {numbers:,} numbers.")
-
-
-def _parse_fields(arguments: Iterable[str]) -> dict[str, typing.Any]:
-    """Returns {"depth": 2} for ["--model.depth=2"]; a ValueError for anything else."""
-    fields: dict[str, typing.Any] = {}
-    for argument in arguments:
-        field, equals, text = argument.removeprefix("--model.").partition("=")
-        if not argument.startswith("--model.") or not equals:
-            raise ValueError(f"Unknown argument {argument}.")
-        try:
-            fields[field] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            fields[field] = text
-    return fields
 
 
 if __name__ == "__main__":

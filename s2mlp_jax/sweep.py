@@ -26,11 +26,11 @@ from collections.abc import Iterator, Sequence
 import jax
 from absl import logging
 
-from s2mlp_jax import config as config_lib
 from s2mlp_jax import workdir as workdir_lib
 from s2mlp_jax.checkpoint import last_saved_step
 from s2mlp_jax.experiment import Experiment
 from s2mlp_jax.measure import measure_sweep
+from s2mlp_jax.overrides import parse_overrides
 from s2mlp_jax.progress import say
 from s2mlp_jax.signals import StopRequest
 from s2mlp_jax.sweep_log import Failure, SweepLog, read_failure, settled
@@ -217,11 +217,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags, rest = parser.parse_known_args(arguments)
     logging.set_verbosity(logging.ERROR)
     try:
-        if unknown := [text for text in rest if not text.startswith("--config.")]:
-            raise ValueError(f"Unknown arguments {' '.join(unknown)}.")
         sweep = open_sweep(
             flags.config,
-            config_lib.parse_overrides(rest),
+            parse_overrides(rest, "--config."),
             seeds=flags.seeds,
             only=flags.only,
             shard=flags.shard,

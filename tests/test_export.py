@@ -136,7 +136,7 @@ def test_pickles_of_something_else(torch: types.SimpleNamespace, tmp_path: pathl
         ),
         (
             ["--from-torch=TIMM", "--output=OUT.safetensors", *RESMLP, "--depth=3"],
-            "Unknown argument --depth=3",
+            "Unknown arguments --depth=3",
         ),
         (["--from-torch=TIMM", "--output=OUT.pt", *RESMLP], "must end in .safetensors."),
         (
@@ -153,7 +153,7 @@ def test_pickles_of_something_else(torch: types.SimpleNamespace, tmp_path: pathl
             ["--to-torch=TIMM", "--output=OUT.safetensors", "--checkpoint=best"],
             "--checkpoint is of a run's",
         ),
-        (["--to-torch=FOLDER", "--output=OUT.safetensors"], "config.json"),
+        (["--to-torch=FOLDER", "--output=OUT.safetensors"], "is no model"),
         (
             ["--from-torch=TIMM", "--output=FOLDER/a/b.safetensors", *RESMLP, *SIZES],
             "There is no folder",

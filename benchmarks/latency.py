@@ -1,0 +1,125 @@
+"""How long an exported S²-MLP takes: JAX, StableHLO, ONNX Runtime and PyTorch, side by side.
+
+    python -m benchmarks.latency --output=results/latency.md
+
+On the CPU; needs requirements-export.txt. One call of what `python -m s2mlp_jax.export` writes,
+from images in memory to logits in memory, float32. A format whose logits differ from the model's by
+more than 1e-4 is not timed.
+"""
+
+import functools
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.export
+import numpy as np
+import onnxruntime
+import torch
+
+import s2mlp_jax
+from benchmarks import common
+from s2mlp_jax.exporters import onnx, pytorch, stablehlo
+
+IMAGE_SIZE = 224
+Call = Callable[[np.ndarray], Any]
+
+
+def candidates(name: str, folder: pathlib.Path, threads: int) -> dict[str, Call]:
+    """Writes every format of a model, and returns what calls each: images -> logits."""
+    model = s2mlp_jax.create_model(name)
+    rng = np.random.default_rng(0)
+    # Not as drawn: norms then are at 1 and 0, and the deep model's branches are switched off.
+    variables = jax.tree.map(
+        lambda x: (
+            np.asarray(x + 0.1 * rng.standard_normal(x.shape), np.float32)
+            if x.ndim == 1
+            else np.asarray(x)
+        ),
+        s2mlp_jax.init(model, jax.random.key(0), IMAGE_SIZE),
+    )
+    for exporter in (stablehlo, onnx, pytorch):
+        exporter.write(folder, model, variables, IMAGE_SIZE, 3)
+    on_device = jax.device_put(variables)
+    jitted = jax.jit(functools.partial(model.apply, train=False))
+    exported = jax.export.deserialize(bytearray((folder / stablehlo.FILE).read_bytes()))
+    from_file = jax.jit(exported.call)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 4
+    path = str(folder / onnx.FILE)
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    torch.set_num_threads(threads)
+    module = pytorch.load_code(folder).load(folder)
+
+    def in_torch(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():  # its images are (b, c, h, w): a view, as their memory is
+            return module(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+
+    return {
+        "JAX": lambda images: np.asarray(jitted(on_device, images)),
+        "StableHLO": lambda images: np.asarray(from_file(images)),
+        "ONNX Runtime": lambda images: session.run(["logits"], {"images": images})[0],
+        "PyTorch": in_torch,
+    }
+
+
+def measure(call: Call, images: np.ndarray) -> Callable[[], float]:
+    """Returns a measurement of one call, in seconds."""
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        call(images)
+        return time.perf_counter() - start
+
+    return seconds
+
+
+def main() -> None:
+    """Measures, and reports."""
+    parser = common.parser(__doc__, rounds=15)
+    parser.add_argument("--model", default="s2mlp_deep", help="default s2mlp_deep")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 64])
+    arguments = parser.parse_args()
+    note, head = common.keep_memory(), common.header(f"Latency of {arguments.model}, exported")
+    threads = len(os.sched_getaffinity(0))
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        calls = candidates(arguments.model, pathlib.Path(folder), threads)
+        for batch_size in arguments.batch_sizes:
+            shape = (batch_size, IMAGE_SIZE, IMAGE_SIZE, 3)
+            images = np.random.default_rng(1).standard_normal(shape, np.float32)
+            expected = calls["JAX"](images)
+            for name, call in calls.items():
+                difference = np.abs(call(images) - expected).max()
+                if not difference <= 1e-4:
+                    raise ValueError(f"{name}'s logits are {difference:.1e} off.")
+            figures = common.alternate(
+                {name: measure(call, images) for name, call in calls.items()}, arguments.rounds
+            )
+            for name, seconds in figures.items():
+                rows.append(
+                    [
+                        f"{name}, batch {batch_size}",
+                        common.milliseconds(seconds),
+                        f"{batch_size / np.median(seconds):.1f}",
+                        common.ratio(seconds, figures["JAX"]),
+                    ]
+                )
+    columns = ["", "ms a call", "images/s", "time / JAX's"]
+    versions = f"onnxruntime {onnxruntime.__version__}, PyTorch {torch.__version__}"
+    text = (
+        f"{versions}, {threads} threads each. {IMAGE_SIZE} pixels, float32, random images. Medians "
+        f"over {arguments.rounds} rounds, each of which calls every one once, in random order; in "
+        f"brackets the inter-quartile range. Ratios are medians of the rounds' ratios. {note}"
+    )
+    common.publish([head, text, common.table(columns, rows)], arguments.output)
+
+
+if __name__ == "__main__":
+    main()
