@@ -4,7 +4,8 @@ python main.py --config=configs/finetune.py:MODEL --config.data.name=folder:/my/
 
 MODEL is the folder of a run, or one of `python -m s2mlp_jax.export`. The model, the image size and
 the normalisation are its own; another image size is --config.data.image_size. If only a new head is
-to be trained: --config.freeze=embed*,block_*,final_norm (the last one where there is one).
+to be trained: --config.freeze='[!h]*', all but the head. (The running statistics of batch norms
+move nevertheless.) MODEL is read whenever the command is given: keep it until the run is done.
 
 Sources: [ConvNeXt] arXiv 2201.03545, appendix A, which fine-tunes from ImageNet-22K to ImageNet-1K.
 """
@@ -23,11 +24,10 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
     """
     config = common.get_config()
     if model:
-        content = pretrained.read(model)
-        how = content.preprocessing
+        name, fields, how = pretrained.describe(model)
         config.init_from = model
-        config.model = common.model_config(content.weights.name)
-        for field, value in content.weights.fields.items():
+        config.model = common.model_config(name)
+        for field, value in fields.items():
             config.model[field] = tuple(value) if isinstance(value, list) else value
         config.data.image_size = how.image_size
         config.data.eval_crop_ratio = how.crop_ratio
@@ -44,7 +44,7 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
     config.train.epochs = 30.0  # [ConvNeXt]
     config.train.ema_decay = 0.999  # [ours]; 0.9999 for some 10,000 steps or more [ConvNeXt]
 
-    config.optimizer.learning_rate = 2e-4  # for 128 images, half of training's 4 times fewer [ours]
+    config.optimizer.learning_rate = 5e-5  # where training has 1.25e-4 [ours], a tenth [ConvNeXt]
     config.optimizer.reference_batch_size = 128
     config.optimizer.warmup_epochs = 1.0  # [ours]
     config.optimizer.layer_decay = 0.8  # [ConvNeXt]

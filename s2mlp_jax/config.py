@@ -38,8 +38,8 @@ _FREE_FIELDS = {
 }
 
 
-# Fields that configs did not always have, besides the model's.
-_LATER_FIELDS = ("init_from", "freeze", "optimizer.layer_decay")
+# Fields that configs did not always have, with what runs did before.
+_LATER_FIELDS: dict[str, typing.Any] = {"init_from": "", "freeze": "", "optimizer.layer_decay": 1.0}
 
 
 def load_config(
@@ -157,16 +157,20 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       ValueError: a value that is not allowed; the message names the field and the choices.
     """
     config = config.copy_and_resolve_references()
-    expected = [*(f"model.{name}" for name in field_types()), *_LATER_FIELDS]
-    if missing := sorted(set(expected) - flatten(config.to_dict()).keys()):
+    if missing := [name for name in field_types() if name not in config.model]:
         raise ValueError(
-            f"The config has no {', '.join(missing)}: it is of an earlier version of "
+            f"The config has no model.{', model.'.join(missing)}: it is of an earlier version of "
             "this code, and a run goes on with the version it began with (environment.json has "
             "its commit)."
         )
     set_fields = {name: config.model[name] for name in field_types()}
     overrides = {name: value for name, value in set_fields.items() if value is not None}
     variant = get_variant(config.model.name, **overrides)
+    for field in sorted(_LATER_FIELDS.keys() - flatten(config.to_dict()).keys()):
+        *parents, leaf = field.split(".")
+        node = config[parents[0]] if parents else config
+        with node.unlocked():
+            node[leaf] = _LATER_FIELDS[field]
     for name in field_types():
         config.model[name] = getattr(variant, name)
     config.lock()
@@ -285,7 +289,7 @@ def differences(
       saved: the config of a workdir, from its JSON.
       config: the completed config of this run.
     """
-    old, new = flatten(saved), flatten(config.to_dict())
+    old, new = {**_LATER_FIELDS, **flatten(saved)}, flatten(config.to_dict())
     missing = "(not there)"
     return [
         f"{field}: {old.get(field, missing)!r} there, {new.get(field, missing)!r} here"

@@ -47,11 +47,16 @@ def start(run: Experiment, step: int) -> Iterator[str]:
     )
     for line in optim.describe_groups(run.config, run.abstract_state().params):
         yield f"          {line}"
+    yield from weights(run, step)
+    if step:
+        yield f"resume    from step {step:,}"
+
+
+def weights(run: Experiment, step: int) -> Iterator[str]:
+    """Yields the lines that say which weights a run starts from, where they are not drawn."""
     if not step and run.initial is not None:
         for i, line in enumerate(run.initial.told):
             yield f"{'' if i else 'weights':<10}{line}"
-    if step:
-        yield f"resume    from step {step:,}"
 
 
 def train_figures(averages: Mapping[str, float]) -> str:

@@ -71,7 +71,8 @@ class Experiment:
         """Returns the same experiment with another seed; what was compiled for it is shared."""
         config = config_lib.override(self.config, {"seed": seed})
         other = dataclasses.replace(self, config=config)
-        vars(other)["_shapes"] = self._shapes  # they do not depend on it, and take a while
+        # These do not depend on it, and take a while.
+        vars(other).update(_shapes=self._shapes, initial=self.initial)
         return other
 
     def mfu(self, images_per_second: float) -> float | None:

@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exports or converts one model; returns the exit code."""
-    flags, rest = _parser().parse_known_args(arguments)
+    flags, rest = _parser().parse_known_intermixed_args(arguments)
     logging.set_verbosity(logging.ERROR)  # Orbax tells much
     try:
         fields = parse_overrides(rest, "--model.")
@@ -106,7 +106,9 @@ def _export(flags: argparse.Namespace, fields: dict[str, typing.Any]) -> None:
 
 def _convert(flags: argparse.Namespace, fields: dict[str, typing.Any]) -> None:
     if flags.source or not flags.output:
-        raise ValueError("--from-torch and --to-torch need an --output=FILE, and nothing else.")
+        raise ValueError("--from-torch and --to-torch need an --output=FILE, and no MODEL OUT.")
+    if flags.images or flags.license != LICENSE or flags.format != FORMATS[0]:
+        raise ValueError("--images, --license and --format go with MODEL OUT.")
     if flags.from_torch:
         if not flags.model:
             raise ValueError("--from-torch needs --model: a state dict does not say its model.")
@@ -116,7 +118,7 @@ def _convert(flags: argparse.Namespace, fields: dict[str, typing.Any]) -> None:
     elif flags.model or fields:
         raise ValueError("--model is for --from-torch: what is given back says its model.")
     else:
-        written = export_weights(flags.to_torch, flags.output, flags.checkpoint)
+        written = export_weights(flags.to_torch, flags.output, flags.checkpoint, flags.weights)
     numbers = sum(x.size for x in written.values())
     print(f"Wrote {flags.output}: {len(written)} arrays, {numbers:,} numbers.")
 

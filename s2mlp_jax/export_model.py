@@ -1,11 +1,12 @@
 """Writes a model's folder, or a format for other programs, and runs what was written."""
 
+import itertools
 import os
 import pathlib
 import shutil
 import types
-import typing
 
+import jax
 import numpy as np
 
 from s2mlp_jax import pretrained
@@ -15,6 +16,7 @@ from s2mlp_jax.image_files import find_files
 from s2mlp_jax.model_card import LICENSE, write_card
 from s2mlp_jax.model_folder import ModelFolder, write_description, write_model_folder
 from s2mlp_jax.models import Model, build
+from s2mlp_jax.preprocessing import Preprocessing
 
 TOLERANCE = 1e-4  # of a logit, float32
 _IMAGES = 8  # to compare on
@@ -117,15 +119,16 @@ def export_model(
     content = pretrained.read(source, checkpoint, weights)
     pretrained.check_fit(content.weights, content.preprocessing.channels)
     model = build(content.weights.variant, content.weights.num_classes)
-    pixels = np.stack([content.preprocessing(image) for image in _compare_on(images)])
-    expected = model.apply(content.weights.variables, pixels, train=False)
-
+    pixels = _compare_on(images, content.preprocessing)
     incomplete = output.with_name(f"incomplete.{output.name}")
     shutil.rmtree(incomplete, ignore_errors=True)
     try:
         incomplete.mkdir(parents=True)
         card = write_card(content, output.name, _USAGE[kind], license_name)
-        got = _write_and_run(incomplete, kind, content, card, model, pixels)
+        # On a CPU, where float32 is just that; accelerators round its products.
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            expected = model.apply(content.weights.variables, pixels, train=False)
+            got = _write_and_run(incomplete, kind, content, card, model, pixels)
         difference = float(np.max(np.abs(np.asarray(expected) - got)))
         if not difference <= TOLERANCE:  # NaN is none either
             raise DifferentError(
@@ -151,7 +154,7 @@ def _write_and_run(
     """Writes a format and returns what it makes of images, read back from its files."""
     if kind == "folder":
         write_model_folder(folder, content, card)
-        loaded = pretrained.load(folder)
+        loaded = pretrained.load(folder, dtype=np.float32)
         return np.asarray(loaded.model.apply(loaded.variables, images, train=False))
     exporter = _EXPORTERS[kind]
     write_description(folder, content, card)
@@ -160,12 +163,22 @@ def _write_and_run(
     return exporter.run(folder, images)
 
 
-def _compare_on(path: str) -> list[typing.Any]:
+def _compare_on(path: str, preprocess: Preprocessing) -> np.ndarray:
     """Returns some real images: of a path, or two photographs and digits of scikit-learn's."""
-    if path:
-        return [*find_files([path])][:_IMAGES]
-    from sklearn.datasets import load_sample_images
+    if not path:
+        from sklearn.datasets import load_sample_images
 
-    from s2mlp_jax.data.digits import load_digits
+        from s2mlp_jax.data.digits import load_digits
 
-    return [*load_sample_images().images, *load_digits()[0]][:_IMAGES]
+        images = [*load_sample_images().images, *load_digits()[0]][:_IMAGES]
+        return np.stack([preprocess(image) for image in images])
+    files = list(itertools.islice(find_files([path]), _IMAGES))
+    if not files:
+        raise ValueError(f"--images: there is no file in {path}.")
+    made = []
+    for file in files:
+        try:
+            made.append(preprocess(file))
+        except Exception as error:  # whatever a broken file makes Pillow raise
+            raise ValueError(f"--images: {file} is no image: {error}.") from error
+    return np.stack(made)

@@ -20,11 +20,20 @@ def find_files(paths: Sequence[str | pathlib.Path]) -> Iterator[pathlib.Path]:
     return (file for path in named for file in _below(path))
 
 
+def _refuse(error: OSError) -> None:
+    raise ValueError(f"Cannot read {error.filename}: {error.strerror}.") from error
+
+
 def _below(path: pathlib.Path) -> Iterator[pathlib.Path]:
     if not path.is_dir():
         yield path
         return
-    for folder, folders, files in os.walk(path, followlinks=True):
+    seen: set[str] = set()  # a link may lead back up
+    for folder, folders, files in os.walk(path, onerror=_refuse, followlinks=True):
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith("."):

@@ -60,7 +60,10 @@ def read_initial(
       ValueError: no such model, weights that do not fit, all of them in one message, or an image
         size that they do not fit.
     """
-    stored, names = _read(source)
+    try:
+        stored, names = _read(source)
+    except ValueError as error:
+        raise ValueError(f"init_from: {error}") from error
     expected = {_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(shapes)}
     arrays = flatten(stored.variables)
     same_head = names == class_names if names else stored.num_classes == len(class_names)

@@ -35,14 +35,16 @@ class Logbook:
           together: how many runs share the time, as one program.
 
         Raises:
-          ValueError: if it belongs to a run of another config.
+          ValueError: if it belongs to a run of another config, or its data have changed since.
         """
+        data = run.describe_data()
         workdir_lib.check_config(workdir, run.config)
+        workdir_lib.check_data(workdir, data)
         self.run, self.workdir, self._together = run, workdir, together
         self._primary = jax.process_index() == 0
         if self._primary:
             workdir_lib.write_config(workdir, run.config)
-            workdir_lib.write_json(workdir / "data.json", run.describe_data())
+            workdir_lib.write_json(workdir / "data.json", data)
         self._checkpoints = Checkpoints(workdir, run.config.checkpoint.keep)
         self._writer: MetricsWriter | None = None
         self.record: dict[str, typing.Any] = {

@@ -48,7 +48,8 @@ def _front_matter(content: ModelFolder, title: str, license_name: str) -> Iterat
     yield "tags: [image-classification, s2mlp, jax, flax]"
     if content.training:
         data = content.training["data"]
-        yield f"datasets: [{_quoted(_dataset(data['train']['name']))}]"
+        if dataset := _dataset(data["train"]["name"]):
+            yield f"datasets: [{_quoted(dataset)}]"
         if evaluation := content.training["evaluation"]:
             yield "metrics: [accuracy]"
             yield "model-index:"
@@ -57,7 +58,7 @@ def _front_matter(content: ModelFolder, title: str, license_name: str) -> Iterat
             yield "      - task: {type: image-classification}"
             yield "        dataset:"
             yield f"          name: {_quoted(data['eval']['name'])}"
-            yield f"          type: {_quoted(_dataset(data['eval']['name']))}"
+            yield f"          type: {_quoted(_dataset(data['eval']['name']) or 'image-folder')}"
             yield "        metrics:"
             yield f"          - {{type: accuracy, value: {evaluation['accuracy_top1']}}}"
     yield "---"
@@ -70,8 +71,8 @@ def _quoted(text: str) -> str:
 
 
 def _dataset(split: str) -> str:
-    """The data set's name out of that of a split, "cifar10/3.0.2 train"."""
-    return split.split("/")[0].split(" ")[0]
+    """The data set's name out of that of a split, "cifar10/3.0.2 train"; "" for a folder."""
+    return "" if split.startswith("folder:") else split.split("/")[0].split(" ")[0]
 
 
 def _summary(content: ModelFolder) -> Iterator[str]:
@@ -134,9 +135,11 @@ def _training(training: dict[str, typing.Any]) -> Iterator[str]:
     recipe = training["recipe"]
     instead = "train.epochs" if recipe["train.steps"] else "train.steps"  # of the two
     for field, value in recipe.items():
-        if field != instead:
+        if field != instead and value != "":
             yield f"| `{field}` | {value} |"
     yield ""
+    if not environment:
+        return
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     yield f"Commit {environment['git_commit']}; Python {environment['python']}, {versions}."
     yield (

@@ -25,18 +25,13 @@ class ModelFolder(typing.NamedTuple):
 
     Attributes:
       class_names: as many as the head has outputs.
-      training: how it was trained, for the card: see `model_card.facts`; {} if not known.
+      training: how it was trained, for the card, from `run_to_folder`; {} if not known.
     """
 
     weights: Weights
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
     training: dict[str, typing.Any]
-
-
-def is_model_folder(path: str | pathlib.Path) -> bool:
-    """Says whether there is a folder of this kind."""
-    return (pathlib.Path(path) / WEIGHTS).is_file()
 
 
 def write_description(folder: pathlib.Path, content: ModelFolder, card: str) -> None:
@@ -63,6 +58,22 @@ def write_model_folder(folder: pathlib.Path, content: ModelFolder, card: str) ->
     write_weights(folder / WEIGHTS, content.weights)
 
 
+def read_description(
+    folder: str | pathlib.Path,
+) -> tuple[str, dict[str, typing.Any], Preprocessing]:
+    """Returns the model's name, its fields, and the preprocessing, without the weights.
+
+    Raises:
+      ValueError: a file that is missing or no such file; the message names it.
+    """
+    folder = pathlib.Path(folder)
+    config, how = _read_json(folder / CONFIG), _read_json(folder / PREPROCESSING)
+    try:
+        return config["model"]["name"], config["model"]["fields"], Preprocessing(**how)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder} is no folder of a model: {error}.") from error
+
+
 def read_model_folder(folder: str | pathlib.Path) -> ModelFolder:
     """Reads what `write_model_folder` wrote; that the weights fit the model is not checked.
 
@@ -76,7 +87,7 @@ def read_model_folder(folder: str | pathlib.Path) -> ModelFolder:
         weights = Weights(variables, **config["model"])
         preprocessing = Preprocessing(**_read_json(folder / PREPROCESSING))
         content = ModelFolder(weights, preprocessing, tuple(class_names), config["training"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder} is no folder of a model: {error}.") from error
     if len(class_names) != weights.num_classes:
         raise ValueError(

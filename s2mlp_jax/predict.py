@@ -167,7 +167,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--image_size", type=int, metavar="PIXELS", help="another than in training, if it fits any"
     )
-    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of the computation")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of the computation; that of the evaluation by default"
+    )
     parser.add_argument(
         "--checkpoint", default="", metavar="STEP", help="of a run: latest (default), best, a step"
     )
@@ -189,7 +191,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not files:
             raise ValueError(f"There are no files in {', '.join(flags.paths)}.")
         pretrained = load(
-            flags.model, flags.image_size, flags.checkpoint, flags.weights, DTYPES[flags.dtype]
+            flags.model,
+            flags.image_size,
+            flags.checkpoint,
+            flags.weights,
+            DTYPES[flags.dtype] if flags.dtype else None,
         )
     except ValueError as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -197,8 +203,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     top = min(flags.top, pretrained.model.num_classes)
     write = _writer(flags.format, pretrained.class_names, top)
     failed, started = 0, time.perf_counter()
-    predictions = predict(pretrained, files, top, flags.batch_size, flags.num_threads)
-    for prediction in tqdm(predictions, total=len(files), unit="image", disable=None):
+    batch_size = min(flags.batch_size, len(files))
+    predictions = predict(pretrained, files, top, batch_size, flags.num_threads)
+    # No bar where the lines of the predictions would tear it.
+    quiet = True if sys.stdout.isatty() else None
+    for prediction in tqdm(predictions, total=len(files), unit="image", disable=quiet):
         write(prediction)
         if prediction.error:
             failed += 1

@@ -6,7 +6,7 @@ import typing
 import jax
 import jax.numpy as jnp
 
-from s2mlp_jax.model_folder import WEIGHTS, ModelFolder, is_model_folder, read_model_folder
+from s2mlp_jax.model_folder import WEIGHTS, ModelFolder, read_description, read_model_folder
 from s2mlp_jax.models import Model, build, init
 from s2mlp_jax.preprocessing import Preprocessing
 from s2mlp_jax.torch_weights import check_arrays, flatten
@@ -35,7 +35,7 @@ def load(
     image_size: int | None = None,
     checkpoint: str = "",
     weights: str = "average",
-    dtype: typing.Any = jnp.float32,
+    dtype: typing.Any = None,
 ) -> Pretrained:
     """Loads a model.
 
@@ -44,7 +44,8 @@ def load(
       image_size: pixels to preprocess to, for models that fit any; as trained by default.
       checkpoint: of a run: "latest", which "" is too, "best", or a step.
       weights: of a run: "average", where one was kept, or "last".
-      dtype: of the computation; the weights are float32.
+      dtype: of the computation, such as `jnp.float32`; as it was evaluated in by default, which
+        is that of its training. The weights are float32.
 
     Raises:
       ValueError: no model there, no such checkpoint, files that do not fit each other, with all
@@ -55,6 +56,9 @@ def load(
     if image_size is not None:
         stored.variant.check_other_size(stored.image_size, image_size)
         preprocessing = preprocessing.at(image_size)
+    if dtype is None:
+        recipe = content.training.get("recipe", {})
+        dtype = jnp.dtype(recipe.get("train.dtype", "float32"))
     model = build(stored.variant, stored.num_classes, dtype)
     check_fit(stored, preprocessing.channels)
     return Pretrained(model, stored.variables, preprocessing, content.class_names)
@@ -64,31 +68,51 @@ def read(path: str | pathlib.Path, checkpoint: str = "", weights: str = "average
     """Reads what there is of a model, as `load` does, without making it."""
     if weights not in WHICH:
         raise ValueError(f"Unknown weights {weights!r}. Allowed are {', '.join(WHICH)}.")
-    path = pathlib.Path(path)
-    if not path.is_dir():
-        raise ValueError(f"There is no folder {path}.")
-    if is_model_folder(path):
+    if _is_model_folder(path):
         if checkpoint or weights != WHICH[0]:
             raise ValueError(f"{path} holds one set of weights; it is runs that have several.")
         return read_model_folder(path)
+    from s2mlp_jax.run_to_folder import read_run  # needs what training does; a folder does not
+
+    return read_run(pathlib.Path(path), checkpoint or "latest", weights == "last")
+
+
+def _is_model_folder(path: str | pathlib.Path) -> bool:
+    """Says whether it is an exported folder or a run's; a ValueError if it is neither."""
+    path = pathlib.Path(path)
+    if not path.is_dir():
+        raise ValueError(f"There is no folder {path}.")
+    if (path / WEIGHTS).is_file():
+        return True
     if not (path / "checkpoints").is_dir():
         raise ValueError(
             f"{path} is no model: it has neither {WEIGHTS}, as `python -m s2mlp_jax.export` "
             "writes it, nor the checkpoints of a run."
         )
-    from s2mlp_jax.run_to_folder import read_run  # needs what training does; a folder does not
-
-    return read_run(path, checkpoint or "latest", weights == "last")
+    return False
 
 
-def read_any(path: str | pathlib.Path, checkpoint: str = "") -> Weights:
+def describe(path: str | pathlib.Path) -> tuple[str, dict[str, typing.Any], Preprocessing]:
+    """Returns the name of a model, its fields, and its preprocessing; its weights are not read.
+
+    Raises:
+      ValueError: no model there.
+    """
+    if _is_model_folder(path):
+        return read_description(path)
+    from s2mlp_jax.run_to_folder import describe_run
+
+    return describe_run(pathlib.Path(path))
+
+
+def read_any(path: str | pathlib.Path, checkpoint: str = "", weights: str = "average") -> Weights:
     """Reads weights for any use: of a model, as `read` does, or of a file NAME.safetensors.
 
     Raises:
       ValueError: as `load` does, but for weights that do not fit their model.
     """
     if pathlib.Path(path).is_dir():
-        return read(path, checkpoint).weights
+        return read(path, checkpoint, weights).weights
     if checkpoint:
         raise ValueError(f"--checkpoint is of a run's folder, and {path} is not one.")
     return read_weights(path)

@@ -66,6 +66,9 @@ def restore_run(
                 say(f"Not as in training: {field}.")
         with own.unlocked():
             own.data, own.eval = config.data, config.eval
+    if not with_data:
+        with own.unlocked():
+            own.train.shard_state = False  # each process is to have all of it
     checkpoints = Checkpoints(workdir, read_only=True)
     step = _find_step(checkpoints, checkpoint)
     splits = None if with_data else _noted_splits(workdir)

@@ -2,21 +2,27 @@
 
 import json
 import pathlib
+import re
 import typing
 
 import jax
+import ml_collections
 import numpy as np
 
 from s2mlp_jax import config as config_lib
+from s2mlp_jax.metrics import read_metrics
 from s2mlp_jax.model_folder import ModelFolder
 from s2mlp_jax.models.variants import field_types
 from s2mlp_jax.preprocessing import Preprocessing
 from s2mlp_jax.restore import Restored, restore_run
 from s2mlp_jax.weights_file import Weights
+from s2mlp_jax.workdir import read_config
 
 # Of a config, what a reader of the card wants to know first.
 _RECIPE = (
     "seed",
+    "init_from",
+    "freeze",
     "train.batch_size",
     "train.epochs",
     "train.steps",
@@ -27,6 +33,7 @@ _RECIPE = (
     "optimizer.reference_batch_size",
     "optimizer.warmup_epochs",
     "optimizer.weight_decay",
+    "optimizer.layer_decay",
     "data.train_crop",
     "data.flip",
     "data.repeats",
@@ -58,21 +65,34 @@ def read_run(workdir: pathlib.Path, checkpoint: str, last: bool = False) -> Mode
             data.image_size,
             {field: getattr(variant, field) for field in field_types()},
         ),
-        Preprocessing(
-            data.image_size, data.eval_crop_ratio, data.interpolation, data.mean, data.std
-        ),
+        _preprocessing(data),
         run.eval_split.class_names,
         _training(workdir, restored, "eval_ema" if averaged else "eval"),
+    )
+
+
+def describe_run(workdir: pathlib.Path) -> tuple[str, dict[str, typing.Any], Preprocessing]:
+    """Returns a run's model, its fields, and its preprocessing, from its config alone."""
+    config = config_lib.complete(read_config(workdir))
+    fields = {field: config.model[field] for field in field_types()}
+    return config.model.name, fields, _preprocessing(config.data)
+
+
+def _preprocessing(data: ml_collections.ConfigDict) -> Preprocessing:
+    return Preprocessing(
+        data.image_size, data.eval_crop_ratio, data.interpolation, data.mean, data.std
     )
 
 
 def _training(workdir: pathlib.Path, restored: Restored, prefix: str) -> dict[str, typing.Any]:
     """Returns what the card says of a run: JSON."""
     run, step = restored.run, restored.step
-    environment = json.loads((workdir / "environment.json").read_text())
     data, recipe = run.describe_data(), config_lib.flatten(run.config.to_dict())
     return {
-        "data": {part: data[part] for part in ("train", "eval")},
+        "data": {
+            part: {**data[part], "name": _without_path(data[part]["name"])}
+            for part in ("train", "eval")
+        },
         "step": step,
         "epoch": step / run.steps_per_epoch,
         "finished": step == run.total_steps,
@@ -81,18 +101,29 @@ def _training(workdir: pathlib.Path, restored: Restored, prefix: str) -> dict[st
         "macs": run.macs_per_image,
         "recipe": {field: recipe[field] for field in _RECIPE},
         "evaluation": _evaluation(workdir, step, prefix),
-        "environment": {
-            key: environment[key]
-            for key in ("git_commit", "python", "versions", "processor", "devices", "processes")
-        },
+        "environment": _environment(workdir),
     }
+
+
+def _without_path(split: str) -> str:
+    """Returns "folder:images train" of "folder:/where/they/lie/images train"."""
+    return re.sub(r"^folder:.*/", "folder:", split)
+
+
+def _environment(workdir: pathlib.Path) -> dict[str, typing.Any]:
+    """Returns with what a run was last started; {} if that is not there."""
+    path = workdir / "environment.json"
+    if not path.exists():
+        return {}
+    noted = json.loads(path.read_text())
+    keys = ("git_commit", "python", "versions", "processor", "devices", "processes")
+    return {key: noted[key] for key in keys}
 
 
 def _evaluation(workdir: pathlib.Path, step: int, prefix: str) -> dict[str, float]:
     """Returns what these weights reached on the run's own evaluation split; {} if not evaluated."""
     found: dict[str, float] = {}
-    for line in (workdir / "metrics.jsonl").read_text().splitlines():
-        figures = json.loads(line)
+    for figures in read_metrics(workdir / "metrics.jsonl"):
         if figures["step"] == step and f"{prefix}/count" in figures:
             names = ("accuracy_top1", "accuracy_top5", "loss", "count")
             found = {name: figures[f"{prefix}/{name}"] for name in names}

@@ -168,6 +168,7 @@ def open_sweep(
             # Only its length is asked for here, so nothing is decoded.
             splits = data.open(config_lib.override(config, {"data.cache": False}))
             experiments[name] = create_experiment(config, splits=splits)
+            _ = experiments[name].initial  # what is wrong there is found now
         except ValueError as error:
             raise ValueError(f"Setting {name}: {error}") from error
     runs = []

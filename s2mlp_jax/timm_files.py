@@ -40,13 +40,16 @@ def import_weights(
     return weights
 
 
-def export_weights(source: str, output: str, checkpoint: str = "") -> dict[str, typing.Any]:
+def export_weights(
+    source: str, output: str, checkpoint: str = "", which: str = "average"
+) -> dict[str, typing.Any]:
     """Writes a state dict, made of our file of weights or of a run.
 
     Args:
       source: a file that `import_weights` wrote, a model's folder, or that of a run.
       output: file to write.
       checkpoint: of a run: "latest", which "" is too, "best", or a step.
+      which: of a run's weights, "average" or "last".
 
     Returns:
       The state dict.
@@ -55,7 +58,7 @@ def export_weights(source: str, output: str, checkpoint: str = "") -> dict[str, 
       ValueError: a model that timm has not, no such file, run or checkpoint.
     """
     check_ending(output)
-    weights = read_any(source, checkpoint)
+    weights = read_any(source, checkpoint, which)
     state_dict = to_torch(weights.variant, weights.variables)
     write_state_dict(output, state_dict)
     return state_dict

@@ -17,11 +17,12 @@ import ml_collections
 import numpy as np
 
 from s2mlp_jax import config as config_lib
+from s2mlp_jax import describe
 from s2mlp_jax.datawait import DataWait
 from s2mlp_jax.experiment import Experiment
 from s2mlp_jax.logbook import Logbook
 from s2mlp_jax.models.backbone import shift_variables
-from s2mlp_jax.progress import Progress
+from s2mlp_jax.progress import Progress, say
 from s2mlp_jax.signals import StopRequest
 from s2mlp_jax.state import TrainState
 from s2mlp_jax.train import Batch, Metrics, Stopped, make_step_function, make_train_step
@@ -95,6 +96,8 @@ def _train(
             f"{books[0].workdir} and {other[0]} were left at different steps, so they cannot "
             "go on together."
         )
+    for line in describe.weights(first, start_step):
+        say(line)
     for book in books:
         book.open_files()
     data = [run.train_batches(start_step) for run in _one_of_each_seed(runs)]

@@ -52,6 +52,32 @@ def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
         )
 
 
+def check_data(workdir: pathlib.Path, data: Mapping[str, typing.Any]) -> None:
+    """Checks that the data are those that a run began with.
+
+    Args:
+      data: as `Experiment.describe_data` returns them.
+
+    Raises:
+      ValueError: if they are others, with what differs.
+    """
+    path = workdir / "data.json"
+    if not path.exists():
+        return
+    noted = json.loads(path.read_text())
+    different = [
+        f"{part}: {noted.get(part)} there, {data[part]} here"
+        for part in data
+        if noted.get(part) != data[part]
+    ]
+    if different:
+        listed = "\n  ".join(different)
+        raise ValueError(
+            f"{workdir} belongs to a run on other data:\n  {listed}\n"
+            "Put them back as they were, or take another --workdir."
+        )
+
+
 def write_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """Makes the folder and writes `config.json`, the completed config."""
     workdir.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """Runs that start from a model: its weights, a new head, what is frozen, and layer-wise rates."""
 
+import json
 import pathlib
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from PIL import Image
 from s2mlp_jax import export, optim
 from s2mlp_jax.config import load_config
 from s2mlp_jax.data.digits import load_digits
+from s2mlp_jax.evaluate_workdir import evaluate_workdir
 from s2mlp_jax.experiment import create_experiment
 from s2mlp_jax.torch_weights import flatten
 from s2mlp_jax.train import train_and_evaluate
@@ -127,9 +129,35 @@ def test_what_does_not_fit_is_told_at_once_and_leaves_no_folder(
     assert "params/embed/kernel: 4x16 there, 4x24 expected" in message
     assert not (tmp_path / "run").exists()
     config = tiny_config(init_from=str(tmp_path / "no"))
-    with pytest.raises(ValueError, match="There is no file"):
+    with pytest.raises(ValueError, match="init_from: There is no file"):
         train_and_evaluate(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_changed_data_are_refused(other_classes: str, tmp_path: pathlib.Path) -> None:
+    """Or a class that was renamed would shift the labels of a run that goes on."""
+    folder = tmp_path / "data"
+    shutil.copytree(other_classes.removeprefix("folder:"), folder)
+    fields = {"data__name": f"folder:{folder}", "data__eval_split": "val"}
+    config = tiny_config(**fields, train__steps=2, optimizer__warmup_epochs=0.0)
+    train_and_evaluate(config, tmp_path / "run", jax.devices()[:1])
+    before = (tmp_path / "run/data.json").read_text()
+    for part in ("train", "val"):
+        (folder / part / "a").rename(folder / part / "z")
+    with pytest.raises(ValueError, match=r"run on other data:\n  class_names: \['a', 'b', 'c'\]"):
+        train_and_evaluate(config, tmp_path / "run", jax.devices()[:1])
+    assert (tmp_path / "run/data.json").read_text() == before
+
+
+def test_a_run_from_before_these_fields_goes_on(tmp_path: pathlib.Path) -> None:
+    config = tiny_config(train__steps=2, optimizer__warmup_epochs=0.0)
+    train_and_evaluate(config, tmp_path, jax.devices()[:1])
+    saved = json.loads((tmp_path / "config.json").read_text())
+    del saved["init_from"], saved["freeze"], saved["optimizer"]["layer_decay"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    (tmp_path / "data.json").unlink()
+    assert evaluate_workdir(tmp_path)["eval/count"] == 360
+    train_and_evaluate(config, tmp_path, jax.devices()[:1])
 
 
 def test_a_pattern_of_another_shift_is_told(source: pathlib.Path) -> None:

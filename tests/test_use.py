@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from PIL import Image
 
 import s2mlp_jax
 from s2mlp_jax import export, export_model, predict, pretrained
+from s2mlp_jax.data.pipeline import eval_batches
 from s2mlp_jax.data.sources import open_split
 from s2mlp_jax.evaluate_workdir import evaluate_workdir
 from s2mlp_jax.exporters import stablehlo
@@ -277,6 +279,11 @@ def test_an_export_is_whole_or_not_there(
     assert "is there already" in capsys.readouterr().err
     assert export.main([str(model)]) == 2
     assert "MODEL OUT" in capsys.readouterr().err
+    other = str(tmp_path / "other")
+    assert export.main([str(model), "--format=stablehlo", other, "--images=no"]) == 2
+    assert "There is no file or folder no." in capsys.readouterr().err
+    assert export.main([str(model), other, f"--images={model / 'README.md'}"]) == 2
+    assert "README.md is no image: cannot identify" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_named(
@@ -346,6 +353,39 @@ def test_preprocessing_takes_files_pictures_and_pixels(tmp_path: pathlib.Path) -
         Preprocessing(8, 1.0, "bicubic", (0.5, 0.5), (0.5, 0.5))
     with pytest.raises(ValueError, match="Allowed are bicubic"):
         Preprocessing(8, 1.0, "cubic", (0.5,), (0.5,))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_preprocessing_is_the_evaluation_s(channels: int, tmp_path: pathlib.Path) -> None:
+    """Of JPEGs of several sizes, which are decoded, resized and cropped."""
+    how = Preprocessing(16, 0.8, "bicubic", (0.5,) * channels, (0.5,) * channels)
+    rng = np.random.default_rng(0)
+    for i, size in enumerate([(40, 30), (30, 41), (16, 16), (9, 25)]):
+        path = tmp_path / "train" / "class" / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+    split = dataclasses.replace(open_split(f"folder:{tmp_path}", "train"), channels=channels)
+    (batch,) = eval_batches(split, how.crops, 4, np.arange(4), num_threads=0)
+    for i, image in enumerate(batch["image"]):
+        path = tmp_path / "train" / split.source[i]["key"]
+        np.testing.assert_array_equal(how.pixels(path), image)
+
+
+def test_more_than_eight_bits_are_refused(tmp_path: pathlib.Path) -> None:
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000).save(tmp_path / "x.png")
+    with pytest.raises(OSError, match="more than 8 bits a pixel"):
+        Preprocessing(8, 1.0, "bicubic", (0.5,), (0.5,)).pixels(tmp_path / "x.png")
+
+
+def test_a_model_computes_as_it_was_evaluated(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    folder = copy_of(model, tmp_path / "half")
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(
+        config.replace('"train.dtype": "float32"', '"train.dtype": "bfloat16"')
+    )
+    assert s2mlp_jax.load(model).model.dtype == np.float32
+    assert s2mlp_jax.load(folder).model.dtype == jax.numpy.bfloat16
+    assert s2mlp_jax.load(folder, dtype=np.float32).model.dtype == np.float32
 
 
 # --- predict

@@ -21,6 +21,9 @@ INTERPOLATIONS: dict[str, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
 }
 
+# Of Pillow: more than 8 bits, grey. What it converts them to is cut at 255.
+CUT_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+
 # Width over height of a random resized crop, drawn log-uniformly (torchvision's and DeiT's).
 _ASPECT_RATIO = (3 / 4, 4 / 3)
 
@@ -105,7 +108,7 @@ def decode(record: dict[str, typing.Any], channels: int, origin: str) -> np.ndar
         return image
     try:
         return read_pixels(io.BytesIO(image), channels)
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BrokenImageError(
             f"Broken image: {origin}, record {record.get('key', record['index'])}, "
             f"{len(image)} bytes: {error}. Prepare the data set again from whole files, or go on "
@@ -119,10 +122,19 @@ def read_pixels(
     """Reads an image file, or one of Pillow's, to (h, w, channels) uint8, as `decode` says.
 
     Raises:
-      OSError, SyntaxError: if it is no whole image; Pillow raises both.
+      OSError, SyntaxError, ValueError: if it is no whole image, or one of more than 8 bits a
+        pixel; Pillow raises all three.
+      PIL.Image.DecompressionBombError: if it is too large.
     """
-    opened = image if isinstance(image, Image.Image) else Image.open(image)
-    pixels = np.asarray(opened.convert("L" if channels == 1 else "RGB"))
+    if not isinstance(image, Image.Image):
+        with Image.open(image) as opened:
+            return read_pixels(opened, channels)
+    if image.mode in CUT_MODES:
+        raise OSError(
+            f"it has more than 8 bits a pixel (Pillow's mode {image.mode}), and Pillow makes white "
+            "of all but its 255 darkest levels; save such images with 8 bits"
+        )
+    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return pixels[..., None] if channels == 1 else pixels
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from s2mlp_jax.data.augment import CUT_MODES
 from s2mlp_jax.data.meter import say
 from s2mlp_jax.data.split import Split
 
@@ -22,7 +23,6 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".
 
 _LAYOUT = "Images are to lie in train/CLASS/ and val/CLASS/, in a folder for each class."
 _GREY_MODES = ("1", "L", "LA", "La")
-_CUT_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # of Pillow: more than 8 bits, grey
 _SAMPLE = 16  # images that say whether all are grey
 
 
@@ -210,7 +210,7 @@ def _mode(path: str) -> str:
             mode = image.mode
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return ""  # reading it as a record says what it has
-    if mode in _CUT_MODES:
+    if mode in CUT_MODES:
         raise ValueError(
             f"{path} has more than 8 bits a pixel (Pillow's mode {mode}), and Pillow makes white "
             "of all but its 255 darkest levels. Save such images with 8 bits."

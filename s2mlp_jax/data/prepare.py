@@ -152,7 +152,13 @@ def _look_at_folder(path: str) -> None:
         f"{train.path}: {len(train):,} images in train, {train.num_classes} classes, "
         f"channels: {train.channels}. There is nothing to prepare."
     )
-    say(f"Train on it: --config.data.name=folder:{train.path} --config.data.eval_split=val")
+    if os.path.isdir(os.path.join(train.path, "val")):
+        say(f"{len(open_folder(path, 'val')):,} images in val. Train on it:")
+        splits = "--config.data.eval_split=val"
+    else:
+        say("There is no folder val. Train on a part of it:")
+        splits = "--config.data.train_split='train[:90%]' --config.data.eval_split='train[90%:]'"
+    say(f"  --config.data.name=folder:{train.path} {splits}")
 
 
 def _check_same(copy: derived.Derived, metadata: dict, folder: str) -> None:
