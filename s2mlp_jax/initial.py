@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from s2mlp_jax import pretrained
+from s2mlp_jax.leaf_names import leaf_name
 from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.state import TrainState
 from s2mlp_jax.torch_weights import check_arrays, flatten
@@ -32,7 +33,7 @@ class Initial(typing.NamedTuple):
         """Returns a state that was just drawn, with these weights."""
 
         def put(path: tuple[typing.Any, ...], drawn: jax.Array) -> jax.Array:
-            found = self.arrays.get(_name(path))
+            found = self.arrays.get(leaf_name(path))
             return drawn if found is None else jnp.asarray(found, drawn.dtype)
 
         variables = jax.tree.map_with_path(put, state.variables)
@@ -64,7 +65,7 @@ def read_initial(
         stored, names = _read(source)
     except ValueError as error:
         raise ValueError(f"init_from: {error}") from error
-    expected = {_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(shapes)}
+    expected = {leaf_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(shapes)}
     arrays = flatten(stored.variables)
     same_head = names == class_names if names else stored.num_classes == len(class_names)
     if not same_head:
@@ -106,7 +107,3 @@ def _tell(
         old, new = getattr(there, field.name), getattr(variant, field.name)
         if old != new:
             yield f"not as there: model.{field.name} was {old!r}, is {new!r}"
-
-
-def _name(path: tuple[typing.Any, ...]) -> str:
-    return "/".join(str(part.key) for part in path)

@@ -10,6 +10,8 @@ import jax
 import ml_collections
 import optax
 
+from s2mlp_jax.leaf_names import leaf_name
+
 Params = typing.Any
 
 
@@ -60,7 +62,7 @@ def frozen(patterns: str, params: Params) -> Params:
       ValueError: for patterns that match nothing, all of them, or if nothing is left to train.
     """
     wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
-    names = [_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+    names = [leaf_name(path) for path, _ in jax.tree.leaves_with_path(params)]
 
     def matches(name: str, pattern: str) -> bool:
         return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}/*")
@@ -72,7 +74,7 @@ def frozen(patterns: str, params: Params) -> Params:
             f"{', '.join(dict.fromkeys(_fold(name) for name in names))}."
         )
     mask = jax.tree.map_with_path(
-        lambda path, _: any(matches(_name(path), pattern) for pattern in wanted), params
+        lambda path, _: any(matches(leaf_name(path), pattern) for pattern in wanted), params
     )
     if all(jax.tree.leaves(mask)):
         raise ValueError(f"freeze: {patterns!r} leaves nothing to train.")
@@ -108,7 +110,7 @@ def layer_scales(decay: float, depths: Sequence[int], params: Params) -> Params:
         return blocks + 1 if name.startswith(("head/", "final_norm/")) else 0
 
     return jax.tree.map_with_path(
-        lambda path, _: decay ** (blocks + 1 - layer(_name(path))), params
+        lambda path, _: decay ** (blocks + 1 - layer(leaf_name(path))), params
     )
 
 
@@ -124,7 +126,7 @@ def describe_groups(config: ml_collections.ConfigDict, params: Params) -> list[s
         jax.tree.leaves_with_path(params), *map(jax.tree.leaves, masks), strict=True
     ):
         kind = "frozen" if stays else "decayed" if decayed else "not decayed"
-        names.setdefault(kind, {})[_fold(_name(path))] = None
+        names.setdefault(kind, {})[_fold(leaf_name(path))] = None
         sizes[kind] += leaf.size
     return [
         f"{kind}: {sizes[kind]:,} parameters: {', '.join(names[kind])}"
@@ -171,10 +173,6 @@ def make_optimizer(
         )
 
     return optax.partition({"trained": chained, "frozen": optax.set_to_zero()}, labels)
-
-
-def _name(path: tuple[typing.Any, ...]) -> str:
-    return "/".join(str(part.key) for part in path)
 
 
 def _fold(name: str) -> str:

@@ -6,6 +6,7 @@ import typing
 import jax
 import jax.numpy as jnp
 
+from s2mlp_jax.leaf_names import leaf_name
 from s2mlp_jax.model_folder import WEIGHTS, ModelFolder, read_description, read_model_folder
 from s2mlp_jax.models import Model, build, init
 from s2mlp_jax.preprocessing import Preprocessing
@@ -128,8 +129,5 @@ def check_fit(stored: Weights, channels: int) -> None:
     shapes = jax.eval_shape(
         lambda key: init(model, key, stored.image_size, channels), jax.random.key(0)
     )
-    expected = {
-        "/".join(part.key for part in path): leaf.shape
-        for path, leaf in jax.tree.leaves_with_path(shapes)
-    }
+    expected = {leaf_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(shapes)}
     check_arrays(expected, flatten(stored.variables))
