@@ -20,8 +20,8 @@ from absl import logging
 
 from s2mlp_jax.export_model import FORMATS, DifferentError, export_model
 from s2mlp_jax.model_card import LICENSE
+from s2mlp_jax.model_options import add_checkpoint_options
 from s2mlp_jax.overrides import parse_overrides
-from s2mlp_jax.pretrained import WHICH
 from s2mlp_jax.timm_files import export_weights, import_weights
 from s2mlp_jax.torch_weights import flatten
 
@@ -37,12 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("source", nargs="?", default="", metavar="MODEL")
     parser.add_argument("folder", nargs="?", default="", metavar="OUT")
     parser.add_argument("--format", default="folder", choices=FORMATS)
-    parser.add_argument(
-        "--checkpoint", default="", metavar="STEP", help="of a run: latest (default), best, a step"
-    )
-    parser.add_argument(
-        "--weights", default=WHICH[0], choices=WHICH, help="of a run: their average, or the last"
-    )
+    add_checkpoint_options(parser)
     parser.add_argument(
         "--images",
         default="",

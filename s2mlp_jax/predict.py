@@ -20,17 +20,14 @@ import time
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from s2mlp_jax.config import DTYPES
-from s2mlp_jax.data.mix import normalize
 from s2mlp_jax.image_files import find_files
+from s2mlp_jax.model_options import add_model_options, load_model
 from s2mlp_jax.preprocessing import Preprocessing
-from s2mlp_jax.pretrained import WHICH, Pretrained, load
+from s2mlp_jax.pretrained import Pretrained, compiled
 
 FORMATS: tuple[str, ...] = ("table", "jsonl", "csv")
 _EXIT_BAD_INPUT, _EXIT_SOME_FAILED = 2, 4
@@ -68,7 +65,7 @@ def predict(
       num_threads: that read and decode.
     """
     preprocess = pretrained.preprocess
-    classify = _make_classify(pretrained)
+    classify = compiled(pretrained)
     files = iter(files)
     with concurrent.futures.ThreadPoolExecutor(num_threads, "images") as pool:
 
@@ -82,7 +79,7 @@ def predict(
             ahead.append(read_batch())
             read = [(file, future.result()) for file, future in batch]
             pixels = [found for _, found in read if isinstance(found, np.ndarray)]
-            rows = iter(classify(pixels, batch_size))
+            rows = iter(classify(_filled(pixels, batch_size, preprocess)) if pixels else ())
             for file, found in read:
                 if isinstance(found, str):
                     yield Prediction(file, (), (), found)
@@ -95,24 +92,13 @@ def predict(
                 yield Prediction(file, tuple(map(int, best)), tuple(map(float, shares[best])), "")
 
 
-def _make_classify(pretrained: Pretrained) -> Callable[[list[np.ndarray], int], np.ndarray]:
-    """Returns a function (images, batch size) -> logits (images, classes)."""
-    model, variables, preprocess, _ = pretrained
-    variables = jax.device_put(variables)
-
-    @jax.jit
-    def apply(variables: typing.Any, pixels: jax.Array) -> jax.Array:
-        images = normalize(pixels, preprocess.mean, preprocess.std)
-        return jnp.asarray(model.apply(variables, images, train=False))
-
-    def classify(pixels: list[np.ndarray], batch_size: int) -> np.ndarray:
-        size = preprocess.image_size
-        batch = np.zeros((batch_size, size, size, preprocess.channels), np.uint8)
-        for row, image in zip(batch, pixels, strict=False):
-            row[...] = image
-        return np.asarray(apply(variables, batch))[: len(pixels)] if pixels else np.zeros((0, 0))
-
-    return classify
+def _filled(images: list[np.ndarray], batch_size: int, preprocess: Preprocessing) -> np.ndarray:
+    """Returns a whole batch of pixels, the images and black ones: one shape, compiled once."""
+    size = preprocess.image_size
+    batch = np.zeros((batch_size, size, size, preprocess.channels), np.uint8)
+    for row, image in zip(batch, images, strict=False):
+        row[...] = image
+    return batch
 
 
 def _read(preprocess: Preprocessing, file: pathlib.Path) -> np.ndarray | str:
@@ -158,24 +144,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("model", metavar="MODEL")
+    add_model_options(parser)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="images, or folders of images")
     parser.add_argument("--format", default="table", choices=FORMATS)
     parser.add_argument("--top", type=int, default=5, metavar="N", help="classes to name")
     parser.add_argument("--batch_size", type=int, default=64, metavar="N")
     parser.add_argument("--num_threads", type=int, default=16, metavar="N", help="that decode")
-    parser.add_argument(
-        "--image_size", type=int, metavar="PIXELS", help="another than in training, if it fits any"
-    )
-    parser.add_argument(
-        "--dtype", choices=DTYPES, help="of the computation; that of the evaluation by default"
-    )
-    parser.add_argument(
-        "--checkpoint", default="", metavar="STEP", help="of a run: latest (default), best, a step"
-    )
-    parser.add_argument(
-        "--weights", default=WHICH[0], choices=WHICH, help="of a run: their average, or the last"
-    )
     return parser
 
 
@@ -190,13 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files = list(find_files(flags.paths))
         if not files:
             raise ValueError(f"There are no files in {', '.join(flags.paths)}.")
-        pretrained = load(
-            flags.model,
-            flags.image_size,
-            flags.checkpoint,
-            flags.weights,
-            DTYPES[flags.dtype] if flags.dtype else None,
-        )
+        pretrained = load_model(flags)
     except ValueError as error:
         print(f"Error: {error}", file=sys.stderr)
         return _EXIT_BAD_INPUT

@@ -2,10 +2,13 @@
 
 import pathlib
 import typing
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from s2mlp_jax.data.mix import normalize
 from s2mlp_jax.leaf_names import leaf_name
 from s2mlp_jax.model_folder import WEIGHTS, ModelFolder, read_description, read_model_folder
 from s2mlp_jax.models import Model, build, init
@@ -63,6 +66,25 @@ def load(
     model = build(stored.variant, stored.num_classes, dtype)
     check_fit(stored, preprocessing.channels)
     return Pretrained(model, stored.variables, preprocessing, content.class_names)
+
+
+def compiled(
+    pretrained: Pretrained, output: typing.Literal["logits", "pooled"] = "logits"
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function of pixels, (b, h, w, c) uint8: what the model makes of them, (b, ...).
+
+    Args:
+      output: as `model.apply` takes it.
+    """
+    model, variables, preprocess, _ = pretrained
+    variables = jax.device_put(variables)
+
+    @jax.jit
+    def apply(variables: typing.Any, pixels: jax.Array) -> jax.Array:
+        images = normalize(pixels, preprocess.mean, preprocess.std)
+        return jnp.asarray(model.apply(variables, images, train=False, output=output))
+
+    return lambda pixels: np.asarray(apply(variables, pixels))
 
 
 def read(path: str | pathlib.Path, checkpoint: str = "", weights: str = "average") -> ModelFolder:

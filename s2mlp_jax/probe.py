@@ -12,39 +12,30 @@ import argparse
 import dataclasses
 import json
 import sys
-import typing
 import warnings
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from absl import logging
 
 from s2mlp_jax.data import sources
-from s2mlp_jax.data.mix import normalize
 from s2mlp_jax.data.pipeline import eval_batches
-from s2mlp_jax.pretrained import Pretrained, load
+from s2mlp_jax.model_options import add_model_options, load_model
+from s2mlp_jax.pretrained import Pretrained, compiled
 
 
 def features(
     pretrained: Pretrained, split: sources.Split, batch_size: int = 256, num_threads: int = 16
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the pooled features of a split's images, (n, c) float32, and their labels, (n,)."""
-    model, variables, preprocess, _ = pretrained
-    variables = jax.device_put(variables)
+    pooled, preprocess = compiled(pretrained, "pooled"), pretrained.preprocess
     # Read as the model wants them, grey or in colour.
     split = dataclasses.replace(split, channels=preprocess.channels)
-
-    @jax.jit
-    def pooled(variables: typing.Any, pixels: jax.Array) -> jax.Array:
-        images = normalize(pixels, preprocess.mean, preprocess.std)
-        return model.apply(variables, images, train=False, output="pooled")
-
     batch_size = min(batch_size, len(split))
     positions = np.arange(batch_size)
     found, labels = [], []
     for batch in eval_batches(split, preprocess.crops, batch_size, positions, num_threads):
-        found.append(np.asarray(pooled(variables, batch["image"]))[batch["mask"]])
+        found.append(pooled(batch["image"])[batch["mask"]])
         labels.append(batch["label"][batch["mask"]])
     return np.concatenate(found), np.concatenate(labels)
 
@@ -96,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("model", metavar="MODEL")
+    add_model_options(parser)
     parser.add_argument("data", metavar="DATASET", help="as config.data.name")
     parser.add_argument("--train_split", default="train", metavar="SPLIT", help="to fit on")
     parser.add_argument("--eval_split", default="test", metavar="SPLIT", help="to judge by")
@@ -104,12 +95,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--neighbors", type=int, default=20, metavar="K")
     parser.add_argument("--inverse_penalty", type=float, default=1.0, metavar="C")
     parser.add_argument("--batch_size", type=int, default=256, metavar="N")
-    parser.add_argument(
-        "--image_size", type=int, metavar="PIXELS", help="another than in training, if it fits any"
-    )
-    parser.add_argument(
-        "--checkpoint", default="", metavar="STEP", help="of a run: latest (default), best, a step"
-    )
     parser.add_argument("--output", default="", metavar="FILE", help="JSON")
     return parser
 
@@ -122,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in ("neighbors", "inverse_penalty", "batch_size"):
             if getattr(flags, name) <= 0:
                 raise ValueError(f"--{name} must be greater than 0, got {getattr(flags, name)}.")
-        pretrained = load(flags.model, flags.image_size, flags.checkpoint)
+        pretrained = load_model(flags)
         sources.prepare(flags.data, flags.data_dir, download=False)
         splits = [
             sources.open_split(flags.data, split, flags.data_dir)

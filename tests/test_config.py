@@ -32,6 +32,7 @@ CLASSES = {
     "imagenet100": (100, 3),
     "digits": (10, 1),
     "cifar10": (10, 3),
+    "cifar10_second": (5, 3),
     "folder:images": (1000, 3),
 }
 

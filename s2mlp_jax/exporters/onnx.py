@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from s2mlp_jax.exporters.closed import close
 from s2mlp_jax.exporters.needs import require
-from s2mlp_jax.models import Model, build
+from s2mlp_jax.models import Model
 
 NEEDS: tuple[str, ...] = ("jax2onnx", "onnx", "onnxruntime")
 FILE = "model.onnx"
@@ -42,11 +43,7 @@ def write(
       ValueError: a package is missing, or jax2onnx cannot convert what the model computes.
     """
     jax2onnx, onnx = require("jax2onnx", FILE), require("onnx", FILE)
-    model = build(model.variant, model.num_classes)
-    variables = jax.tree.map(lambda x: np.asarray(x, np.float32), variables)
-
-    def classify(images: jax.Array) -> jax.Array:
-        return model.apply(variables, images, train=False)
+    classify = close(model, variables)
 
     def classify_for_jax2onnx(images: jax.Array) -> jax.Array:
         # Without jit inside of it: how jax 0.12 writes that down jax2onnx 0.13 cannot read.

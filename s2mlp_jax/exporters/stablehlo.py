@@ -15,7 +15,8 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from s2mlp_jax.models import Model, build
+from s2mlp_jax.exporters.closed import close
+from s2mlp_jax.models import Model
 
 NEEDS: tuple[str, ...] = ()
 FILE = "model.stablehlo"
@@ -34,12 +35,7 @@ def write(
       image_size: pixels, of square images.
       channels: of the images.
     """
-    model = build(model.variant, model.num_classes)
-    variables = jax.tree.map(lambda x: np.asarray(x, np.float32), variables)
-
-    def classify(images: jax.Array) -> jax.Array:
-        return model.apply(variables, images, train=False)
-
+    classify = close(model, variables)
     (batch,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, image_size, image_size, channels), jnp.float32)
     exported = jax.export.export(jax.jit(classify), platforms=PLATFORMS)(images)
