@@ -15,6 +15,7 @@ with donated state; the fused torch.optim.AdamW). Drop path is off; images stay 
 import argparse
 import contextlib
 import copy
+import functools
 import gc
 import math
 import os
@@ -92,13 +93,13 @@ def check_logits(
         raise ValueError(f"{name} in PyTorch gives other logits, by {error:.2g} of the largest.")
 
 
-def throughput(call: Callable[[], Any], images: int) -> Measurement:
-    """Returns a measurement: images per second of one call that ends when its result is there."""
+def throughput(call: Callable[[], Any], amount: float) -> Measurement:
+    """Returns a measurement: what one call does a second; it ends when its result is there."""
 
     def measure() -> float:
         start = time.perf_counter()
         call()
-        return images / (time.perf_counter() - start)
+        return amount / (time.perf_counter() - start)
 
     return measure
 
@@ -224,6 +225,33 @@ def compare(name: str, args: argparse.Namespace, candidates: Sequence[str]) -> l
     return rows
 
 
+def products(rounds: int) -> str:
+    """Times what most of the work is, a linear layer's matrix product, by itself; a table.
+
+    What a machine's cores can do at most: the nearer a model comes to it, the less there is that
+    one side could do better than the other.
+    """
+    rows = []
+    for n, inputs, outputs in ((1568, 768, 768), (1568, 768, 3072), (4096, 4096, 4096)):
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal((n, inputs), np.float32)
+        kernel = rng.standard_normal((inputs, outputs), np.float32)
+        multiply = jax.jit(jnp.dot)
+        on_device = jnp.asarray(x), jnp.asarray(kernel)
+        tensors = torch.from_numpy(x), torch.from_numpy(kernel.T.copy())  # as nn.Linear has it
+        calls: dict[str, Callable[[], Any]] = {
+            "JAX": functools.partial(lambda m, a: jax.block_until_ready(m(*a)), multiply, on_device),
+            "eager": functools.partial(torch.nn.functional.linear, *tensors),
+        }
+        gflop = 2e-9 * n * inputs * outputs
+        measurements = {name: throughput(call, gflop) for name, call in calls.items()}
+        figures = common.alternate(measurements, 5 * rounds)
+        cells = (common.median(figures[name], digits=0) for name in calls)
+        ratio = common.ratio(figures["JAX"], figures["eager"])
+        rows.append([f"{n} x {inputs} by {inputs} x {outputs}", *cells, ratio])
+    return common.table(["", "JAX, GFLOP/s", "PyTorch, GFLOP/s", "JAX / PyTorch"], rows)
+
+
 def free() -> None:
     """Frees what a model has left."""
     jax.clear_caches()
@@ -266,11 +294,12 @@ def main() -> None:
         f"## Inference, batch {args.batch_size}": [],
         f"## Training, batch {args.train_batch_size}": [],
     }
+    alone = f"## Matrix products alone\n\n{products(args.rounds)}"
     for name in args.models.split(","):
         for rows, row in zip(tables.values(), compare(name, args, candidates), strict=True):
             rows.append(row)
         parts = [f"{title}\n\n{common.table(columns, rows)}" for title, rows in tables.items()]
-        common.publish([top, notes, *parts], args.output)  # now, should the next model fail
+        common.publish([top, notes, alone, *parts], args.output)  # now, should the next model fail
         free()
 
 

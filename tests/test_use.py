@@ -19,6 +19,7 @@ import safetensors.numpy
 from PIL import Image
 
 import s2mlp_jax
+from benchmarks.exported import run_elsewhere
 from s2mlp_jax import export, export_model, predict, pretrained
 from s2mlp_jax.data.pipeline import eval_batches
 from s2mlp_jax.data.sources import open_split
@@ -294,44 +295,17 @@ def test_a_missing_package_is_named(
         export_model.export_model(model, tmp_path / "out")
 
 
-# How each format is run where this package is not: `images` -> `logits`.
-ELSEWHERE = {
-    "stablehlo": """
-import pathlib, jax
-model = jax.export.deserialize(bytearray(pathlib.Path("out/model.stablehlo").read_bytes()))
-logits = np.asarray(model.call(images))
-""",
-    "onnx": """
-import onnxruntime
-session = onnxruntime.InferenceSession("out/model.onnx")
-(logits,) = session.run(["logits"], {"images": images})
-""",
-    "torch": """
-import torch
-sys.path.append("out")
-import s2mlp
-logits = s2mlp.load("out")(torch.from_numpy(images).permute(0, 3, 1, 2)).detach().numpy()
-""",
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ELSEWHERE)
+@pytest.mark.parametrize("kind", export_model.FORMATS)
 def test_a_format_predicts_the_same_without_this_package(
     kind: str, model: pathlib.Path, images: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    package = {"stablehlo": "jax", "onnx": "jax2onnx", "torch": "torch"}[kind]
-    pytest.importorskip(package, reason=f"--format={kind} needs requirements-export.txt")
+    for package in {"onnx": ("jax2onnx",), "torch": ("torch",)}.get(kind, ()):
+        pytest.importorskip(package, reason=f"--format={kind} needs requirements-export.txt")
     assert export.main([str(model), str(tmp_path / "out"), f"--format={kind}"]) == 0
     loaded = s2mlp_jax.load(model)
     inputs = np.stack([loaded.preprocess(file) for file in sorted(images.iterdir())])
-    np.save(tmp_path / "images.npy", inputs)
-    program = 'import sys, numpy as np\nimages = np.load("images.npy")\n' + ELSEWHERE[kind]
-    program += 'assert "s2mlp_jax" not in sys.modules\nnp.save("logits.npy", logits)'
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    command = [sys.executable, "-c", program]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
-    logits = np.load(tmp_path / "logits.npy")
+    logits = run_elsewhere(kind, tmp_path / "out", inputs)
     expected = np.asarray(loaded.model.apply(loaded.variables, inputs, train=False))
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     assert logits.argmax(axis=1).tolist() == expected.argmax(axis=1).tolist()
