@@ -240,7 +240,9 @@ def products(rounds: int) -> str:
         on_device = jnp.asarray(x), jnp.asarray(kernel)
         tensors = torch.from_numpy(x), torch.from_numpy(kernel.T.copy())  # as nn.Linear has it
         calls: dict[str, Callable[[], Any]] = {
-            "JAX": functools.partial(lambda m, a: jax.block_until_ready(m(*a)), multiply, on_device),
+            "JAX": functools.partial(
+                lambda m, a: jax.block_until_ready(m(*a)), multiply, on_device
+            ),
             "eager": functools.partial(torch.nn.functional.linear, *tensors),
         }
         gflop = 2e-9 * n * inputs * outputs
