@@ -8,6 +8,7 @@ which is this package's own, without this package.
 """
 
 import argparse
+import importlib.metadata
 import os
 import pathlib
 import re
@@ -126,8 +127,10 @@ def main() -> None:
             )
     columns = ["format", "largest difference it told", "largest difference here"]
     columns += ["same class", "top-1", "bytes"]
+    packages = ("jax2onnx", "onnxruntime", "torch")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     text = (
-        f"{split.name}, {len(labels)} images; the model itself has "
+        f"{versions}. {split.name}, {len(labels)} images; the model itself has "
         f"{(expected.argmax(1) == labels).mean():.2%}. Logits are up to "
         f"{np.abs(expected).max():.1f}. Each format ran in a fresh process and an empty folder; "
         "but for the first one, this package could not be imported there."
