@@ -5,7 +5,8 @@ first.txt has the names of five classes, a line each, and second.txt those of th
 python -m s2mlp_jax.data.prepare cifar10_first --source=cifar10 --wnids=first.txt
 python -m s2mlp_jax.data.prepare cifar10_second --source=cifar10 --wnids=second.txt
 python main.py --config=configs/compare.py:cifar10_small --workdir=FIRST \
-    --config.data.name=cifar10_first --config.train.epochs=10
+    --config.data.name=cifar10_first --config.train.epochs=6.0 \
+    --config.optimizer.warmup_epochs=0.5
 python -m s2mlp_jax.sweep --config=configs/transfer.py:FIRST --workdir=... --seeds=3
 """
 
@@ -20,8 +21,6 @@ def get_config(model: str = "") -> ml_collections.ConfigDict:
     """Returns the recipe, the same from scratch and from the model, a run's folder."""
     config = compare.get_config("cifar10_small")
     config.data.name = "cifar10_second"
-    config.train.epochs = 2.0
-    config.optimizer.warmup_epochs = 0.3
     return config
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.helpers import ROOT, assert_same_run, read_lines, read_state, tiny_flags
+from tests.helpers import ROOT, assert_same_run, read_lines, read_state, tiny_flags, xla_flags
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ def environment(devices: int = 1, **extra: str) -> dict[str, str]:
     compiled = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).parent / "processes"
     return {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": xla_flags(devices),
         "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "PYTHONWARNINGS": "error::DeprecationWarning:s2mlp_jax",
         **extra,
