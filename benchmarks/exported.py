@@ -24,7 +24,7 @@ import s2mlp_jax
 from benchmarks import common
 from s2mlp_jax.data.augment import decode
 from s2mlp_jax.data.sources import Split
-from s2mlp_jax.export_model import FORMATS
+from s2mlp_jax.export.export_model import FORMATS
 from s2mlp_jax.pretrained import Pretrained
 from s2mlp_jax.restore import restore_run
 

@@ -25,7 +25,7 @@ import torch
 
 import s2mlp_jax
 from benchmarks import common
-from s2mlp_jax.exporters import onnx, pytorch, stablehlo
+from s2mlp_jax.export import onnx, pytorch, stablehlo
 
 IMAGE_SIZE = 224
 Call = Callable[[np.ndarray], Any]

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from s2mlp_jax import pretrained
-from s2mlp_jax.leaf_names import leaf_name
 from s2mlp_jax.models.variant import Variant
+from s2mlp_jax.named_arrays import check_arrays, flatten, leaf_name
 from s2mlp_jax.state import TrainState
-from s2mlp_jax.torch_weights import check_arrays, flatten
 from s2mlp_jax.weights_file import Weights
 
 HEAD = "params/head/"

@@ -12,8 +12,8 @@ import json
 import pathlib
 import typing
 
+from s2mlp_jax.named_arrays import unflatten
 from s2mlp_jax.preprocessing import Preprocessing
-from s2mlp_jax.torch_weights import unflatten
 from s2mlp_jax.weights_file import Weights, read_state_dict, write_weights
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"

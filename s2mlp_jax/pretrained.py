@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from s2mlp_jax.data.mix import normalize
-from s2mlp_jax.leaf_names import leaf_name
 from s2mlp_jax.model_folder import WEIGHTS, ModelFolder, read_description, read_model_folder
 from s2mlp_jax.models import Model, build, init
+from s2mlp_jax.named_arrays import check_arrays, flatten, leaf_name
 from s2mlp_jax.preprocessing import Preprocessing
-from s2mlp_jax.torch_weights import check_arrays, flatten
 from s2mlp_jax.weights_file import Weights, read_weights
 
 WHICH: tuple[str, ...] = ("average", "last")

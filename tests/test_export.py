@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from s2mlp_jax import export, torch_weights, weights_file
+from s2mlp_jax import weights_file
 from s2mlp_jax.config import load_config
+from s2mlp_jax.export import __main__ as export
+from s2mlp_jax.export import torch_weights
+from s2mlp_jax.named_arrays import flatten
 from s2mlp_jax.restore import restore_run
 from s2mlp_jax.train import train_and_evaluate
 from tests.helpers import ROOT, TINY
@@ -39,7 +42,7 @@ def test_a_file_says_its_model(timm_file: pathlib.Path, tmp_path: pathlib.Path) 
     model, variables = timm_model("resmlp")
     assert weights.variant == model.variant
     assert (weights.name, weights.num_classes, weights.image_size) == ("resmlp_12", 3, 8)
-    same(torch_weights.flatten(weights_file.load_variables(ours)), torch_weights.flatten(variables))
+    same(flatten(weights_file.load_variables(ours)), flatten(variables))
     assert "params/block_01/mixer_scale/scale" in safetensors.numpy.load_file(ours)
     assert export.main([f"--to-torch={ours}", f"--output={back}"]) == 0
     same(weights_file.read_state_dict(back), read("resmlp", "state"))
@@ -224,7 +227,7 @@ def test_a_run_is_given_back(tmp_path: pathlib.Path) -> None:
         restored.run.model.variant, weights_file.read_state_dict(output), 10, image_size=8
     )
     assert restored.state.ema_params is not None
-    same(torch_weights.flatten(got["params"]), torch_weights.flatten(restored.state.ema_params))
+    same(flatten(got["params"]), flatten(restored.state.ema_params))
 
 
 @pytest.mark.slow

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import s2mlp_jax
-from s2mlp_jax.exporters import needs, pytorch, stablehlo
-from s2mlp_jax.exporters import onnx as onnx_exporter
+from s2mlp_jax.export import needs, pytorch, stablehlo
+from s2mlp_jax.export import onnx as onnx_exporter
 from s2mlp_jax.models import Model
 from s2mlp_jax.models.spatial_shift import BORDERS, parse_pattern
 from tests.test_spatial_shift import GRIDS, oracle, random
@@ -214,7 +214,7 @@ def test_files_are_enough(name: str, tmp_path: pathlib.Path) -> None:
 def test_the_shift_in_pytorch(pattern: str, border: str) -> None:
     """Its values are the oracle's, its gradient is jax's, and its input stays as it was."""
     torch = needed(pytorch)
-    from s2mlp_jax.exporters.s2mlp_torch import spatial_shift
+    from s2mlp_jax.export.s2mlp_torch import spatial_shift
 
     shift = functools.partial(s2mlp_jax.spatial_shift, pattern=pattern, border=border)
     pairs = [tuple(random(2, 2, *grid, 19)) for grid in GRIDS]  # the input, and what comes back
@@ -247,7 +247,7 @@ def test_pytorch_drops_paths_in_training(tmp_path: pathlib.Path) -> None:
 
 def test_errors_of_the_pytorch_code() -> None:
     torch = needed(pytorch)
-    from s2mlp_jax.exporters.s2mlp_torch import S2MLP
+    from s2mlp_jax.export.s2mlp_torch import S2MLP
 
     for fields in ({"border": "wrap"}, {"norm": "batch_norm"}, {"shift": ["right", "north"]}):
         with pytest.raises(ValueError, match="'(wrap|batch_norm|north)' is none of"):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import s2mlp_jax
-from s2mlp_jax import torch_weights
+from s2mlp_jax.export import torch_weights
 from s2mlp_jax.models import get_variant
 from tests.parity import oracles
 

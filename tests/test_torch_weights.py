@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import s2mlp_jax
-from s2mlp_jax import torch_weights
+from s2mlp_jax.export import torch_weights
 from s2mlp_jax.models import get_variant
+from s2mlp_jax.named_arrays import flatten
 from tests.test_parity import TIMM, draw, read, timm_model
 
 
@@ -27,8 +28,8 @@ def test_timm_and_back(family: str) -> None:
     same(torch_weights.to_torch(model.variant, variables), state)
     counted = state | {"bn1.num_batches_tracked": np.int64(7)}  # which is no weight
     same(
-        torch_weights.flatten(torch_weights.from_torch(model.variant, counted)),
-        torch_weights.flatten(variables),
+        flatten(torch_weights.from_torch(model.variant, counted)),
+        flatten(variables),
     )
     images = read(family, "")["images"]
     with jax.default_matmul_precision("highest"):
@@ -47,7 +48,7 @@ def test_ours_and_back(family: str) -> None:
     )
     state = torch_weights.to_torch(model.variant, variables)
     again = torch_weights.from_torch(model.variant, state, num_classes=5, image_size=4)
-    same(torch_weights.flatten(again), torch_weights.flatten(variables))
+    same(flatten(again), flatten(variables))
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:

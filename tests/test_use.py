@@ -20,11 +20,12 @@ from PIL import Image
 
 import s2mlp_jax
 from benchmarks.exported import run_elsewhere
-from s2mlp_jax import export, export_model, predict, pretrained
+from s2mlp_jax import predict, pretrained
 from s2mlp_jax.data.pipeline import eval_batches
 from s2mlp_jax.data.sources import open_split
 from s2mlp_jax.evaluate_workdir import evaluate_workdir
-from s2mlp_jax.exporters import stablehlo
+from s2mlp_jax.export import __main__ as export
+from s2mlp_jax.export import export_model, stablehlo
 from s2mlp_jax.models.backbone import OUTPUTS
 from s2mlp_jax.preprocessing import Preprocessing
 from s2mlp_jax.train import train_and_evaluate

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s2mlp_jax.exporters.closed import close
-from s2mlp_jax.exporters.needs import require
+from s2mlp_jax.export.closed import close
+from s2mlp_jax.export.needs import require
 from s2mlp_jax.models import Model
 
 NEEDS: tuple[str, ...] = ("jax2onnx", "onnx", "onnxruntime")

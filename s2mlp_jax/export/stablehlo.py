@@ -15,7 +15,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from s2mlp_jax.exporters.closed import close
+from s2mlp_jax.export.closed import close
 from s2mlp_jax.models import Model
 
 NEEDS: tuple[str, ...] = ()

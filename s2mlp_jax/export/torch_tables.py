@@ -7,7 +7,7 @@ checkpoints of DeiT, and of torchvision's ResNet.
 import typing
 from collections.abc import Callable, Iterator, Sequence
 
-from s2mlp_jax.torch_layouts import (
+from s2mlp_jax.export.torch_layouts import (
     CLASSES,
     TOKENS,
     Entry,

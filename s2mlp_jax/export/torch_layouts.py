@@ -8,16 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from s2mlp_jax.named_arrays import Free, Shape
 
-class Free(typing.NamedTuple):
-    """A side of an array that the variant leaves open: factor * (the value of name) + offset."""
-
-    name: str
-    factor: int = 1
-    offset: int = 0
-
-
-Shape = tuple[int | Free, ...]
 Change = Callable[[np.ndarray], np.ndarray]
 
 

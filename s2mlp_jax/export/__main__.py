@@ -1,4 +1,4 @@
-"""Takes a trained model out: to a folder, to other programs, and from and to timm's weights.
+"""The command: a model to a folder, to other programs, and from and to timm's weights.
 
   python -m s2mlp_jax.export MODEL OUT                      # one folder: s2mlp_jax.load, predict
   python -m s2mlp_jax.export MODEL OUT --format=stablehlo   # or onnx, torch: without this package
@@ -18,12 +18,12 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from s2mlp_jax.export_model import FORMATS, DifferentError, export_model
-from s2mlp_jax.model_card import LICENSE
+from s2mlp_jax.export.export_model import FORMATS, DifferentError, export_model
+from s2mlp_jax.export.model_card import LICENSE
+from s2mlp_jax.export.timm_files import export_weights, import_weights
 from s2mlp_jax.model_options import add_checkpoint_options
+from s2mlp_jax.named_arrays import flatten
 from s2mlp_jax.overrides import parse_overrides
-from s2mlp_jax.timm_files import export_weights, import_weights
-from s2mlp_jax.torch_weights import flatten
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,1 +1,0 @@
-"""Writes a trained model for others to run: StableHLO, ONNX, PyTorch."""
