@@ -168,6 +168,11 @@ def test_accuracy_beside_what_it_costs(sweep: pathlib.Path) -> None:
     drawn = [box.lines[0] for box in axes["training, images/s"].containers]
     assert [tuple(line.get_xdata()) for line in drawn] == [(1000.0,), (500.0,), (1000 / 3,)]
     assert [round(float(line.get_ydata()[0]), 6) for line in drawn] == [81.0, 91.0, 92.0]
+    speed = json.loads((sweep / "speed.json").read_text())
+    del speed["settings"]["small"]
+    write_json(sweep / "speed.json", speed)
+    (first, *_) = plots.trade_offs(read_study(sweep)).axes
+    assert first.get_legend_handles_labels()[1] == ["base", "wide|<b>"]
 
 
 def test_settings_that_were_not_run_are_named_and_left_out(sweep: pathlib.Path) -> None:

@@ -275,14 +275,29 @@ def test_ablations_at_every_scale(name: str, scale: str) -> None:
 def test_measuring_trains_nothing_and_is_for_the_report(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "_SECONDS", 0.0)
-    flags = [f"--config={SHIFT}", f"--workdir={tmp_path}", "--only=a,none", "--measure"]
-    assert sweep_lib.main([*flags, *tiny_flags()]) == 0
-    written = json.loads((tmp_path / "speed.json").read_text())
-    assert list(written["settings"]) == ["a", "none"]
-    for figures in written["settings"].values():
-        assert all(value > 0 for value in figures.values())
+    def seconds(function: typing.Callable[[], typing.Any]) -> float:
+        function()
+        return 2.0 if function.__name__ == "take_step" else 0.5
+
+    monkeypatch.setattr(measure, "_seconds", seconds)
+    file = tmp_path / "speed.json"
+
+    def settings_after(only: str) -> dict[str, dict[str, float]]:
+        flags = [f"--config={SHIFT}", f"--workdir={tmp_path}", f"--only={only}", "--measure"]
+        assert sweep_lib.main([*flags, *tiny_flags()]) == 0
+        return json.loads(file.read_text())["settings"]
+
+    (figures,) = settings_after("a").values()
+    assert figures["train_images_per_second"] == TINY["train.batch_size"] / 2.0
+    assert figures["eval_images_per_second"] == TINY["eval.batch_size"] / 0.5
+    assert figures["memory_bytes"] > 0
     assert [path.name for path in tmp_path.iterdir()] == ["speed.json"]
+    assert list(settings_after("none")) == ["a", "none"]
+    # What was measured with other code does not stand beside it.
+    written = json.loads(file.read_text())
+    written["environment"]["git_commit"] = "another"
+    file.write_text(json.dumps(written))
+    assert list(settings_after("a")) == ["a"]
 
 
 @pytest.mark.parametrize("scale", ["digits", "cifar10_small", "cifar10", "imagenet"])
