@@ -1,9 +1,7 @@
 """What several tests share: tiny configs and comparing runs."""
 
 import json
-import os
 import pathlib
-import re
 import typing
 
 import ml_collections
@@ -32,11 +30,6 @@ TINY = {
     "log.tensorboard": False,
     "data.num_threads": 1,
 }
-
-
-def xla_flags(devices: int) -> str:
-    """Returns the tests' own flags, for so many devices."""
-    return re.sub(r"(device_count=)\d+", rf"\g<1>{devices}", os.environ["XLA_FLAGS"])
 
 
 def tiny_config(**overrides: typing.Any) -> ml_collections.ConfigDict:

@@ -101,8 +101,9 @@ def test_interrupted_and_continued(tmp_path: pathlib.Path, monkeypatch: pytest.M
     for run in sweep.runs:
         stopped, whole = (run.folder(tmp_path / name) for name in ("stopped", "whole"))
         assert read_lines(stopped) == read_lines(whole)
+        state = read_state(stopped)
         for name, array in read_state(whole).items():
-            np.testing.assert_array_equal(read_state(stopped)[name], array, err_msg=name)
+            np.testing.assert_array_equal(state[name], array, err_msg=name)
 
 
 def test_one_that_fails_leaves_the_others(

@@ -59,6 +59,8 @@ def test_every_config_trains_and_evaluates(name: str, tmp_path) -> None:  # noqa
         overrides["data.name"] = "imagenet2012"
     if name == "finetune":  # of which test_finetune has a model and a folder
         overrides |= {"data.name": "imagenet2012", "data.eval_split": "validation"}
+    if name == "transfer":  # half of it
+        overrides["data.name"] = "cifar10"
     config = load_config(str(ROOT / CONFIGS[name]), overrides)
     result = train_and_evaluate(config, tmp_path)
     count = {"imagenet2012": 10, "cifar10": 21, "digits": 360}[config.data.name]
