@@ -108,8 +108,9 @@ def test_models_that_count_tokens_say_so(name: str) -> None:
     model = small_model(name)
     variables = s2mlp_jax.init(model, jax.random.key(0), 8)
     assert model.variant.bound_to_grid
-    with pytest.raises(ValueError, match="bound to the image size that it was made for"):
-        model.apply(variables, jnp.ones((1, 16, 16, 3)), train=False)
+    for height, width in ((16, 16), (8, 16)):
+        with pytest.raises(ValueError, match="bound to the image size that it was made for"):
+            model.apply(variables, jnp.ones((1, height, width, 3)), train=False)
 
 
 @pytest.mark.parametrize("name", [n for n in VARIANTS if not VARIANTS[n].bound_to_grid])

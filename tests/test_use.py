@@ -328,6 +328,9 @@ def test_preprocessing_takes_files_pictures_and_pixels(tmp_path: pathlib.Path) -
         Preprocessing(8, 1.0, "bicubic", (0.5, 0.5), (0.5, 0.5))
     with pytest.raises(ValueError, match="Allowed are bicubic"):
         Preprocessing(8, 1.0, "cubic", (0.5,), (0.5,))
+    for other in ({"antialias": False}, {"decoder": "turbo"}):
+        with pytest.raises(ValueError, match="but with antialias true and decoder pillow"):
+            Preprocessing(8, 1.0, "bicubic", (0.5,), (0.5,), **other)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
