@@ -103,6 +103,12 @@ def test_features_are_those_of_the_stages(name: str, fields: dict, shapes: list)
     x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
     stages = net.apply(variables, x, train=False, output="stages")
     assert [stage.shape for stage in stages] == shapes
+    if name == "deit_ti":  # the tokens of the image, which follow that of the class
+        _, caught = net.apply(
+            variables, x, train=False, capture_intermediates=True, mutable=["intermediates"]
+        )
+        (row,) = caught["intermediates"]["block_00"]["__call__"]
+        np.testing.assert_array_equal(stages[0].reshape(2, 4, 16), row[:, 0, 1:])
     pooled = net.apply(variables, x, train=False, output="pooled")
     head = jax.tree.map(np.asarray, variables["params"]["head"])
     logits = net.apply(variables, x, train=False)
@@ -144,6 +150,10 @@ def test_a_folder_is_what_the_run_is_judged_by(model: pathlib.Path, run: pathlib
     assert export.main([str(run), str(last), "--weights=last"]) == 0
     arrays = safetensors.numpy.load_file(last / "model.safetensors")
     np.testing.assert_array_equal(arrays["params/head/bias"], state["/params/head/bias"])
+    told = json.loads((last / "config.json").read_text())["training"]
+    evaluation = json.loads((run / "result.json").read_text())["evaluation"]
+    assert told["weights"] == "last"
+    assert told["evaluation"]["loss"] == evaluation["eval/loss"] != evaluation["eval_ema/loss"]
 
 
 def test_a_card_says_what_was_measured(model: pathlib.Path, run: pathlib.Path) -> None:
