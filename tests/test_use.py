@@ -20,7 +20,7 @@ from PIL import Image
 
 import s2mlp_jax
 from benchmarks.exported import run_elsewhere
-from s2mlp_jax import predict, pretrained
+from s2mlp_jax import predict, pretrained, run_to_folder
 from s2mlp_jax.data.pipeline import eval_batches
 from s2mlp_jax.data.sources import open_split
 from s2mlp_jax.evaluate_workdir import evaluate_workdir
@@ -432,6 +432,29 @@ def test_what_is_no_image_is_reported_and_passed_over(
     assert "images/s; 2 files are no images" in err
     assert "DS_Store" not in err
     assert say([str(model), str(mixed / "good.jpg")])[0] == 0
+
+
+def test_each_image_keeps_its_own_prediction_beside_a_broken_one(
+    images: pathlib.Path, model: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_text("no image")
+    first, second = sorted(images.iterdir())[:2]
+    loaded = s2mlp_jax.load(model)
+    alone = list(predict.predict(loaded, [first, second], batch_size=3))
+    assert alone[0].probabilities != alone[1].probabilities
+    found = list(predict.predict(loaded, [broken, first, broken, second], batch_size=3))
+    assert [found[1], found[3]] == alone
+    assert found[0].error
+
+
+def test_a_card_has_the_figures_of_its_own_step(tmp_path: pathlib.Path) -> None:
+    names = ("accuracy_top1", "accuracy_top5", "loss", "count")
+    lines = [{"step": step, **{f"eval/{name}": step for name in names}} for step in (5, 10)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for step in (5, 10):
+        assert run_to_folder._evaluation(tmp_path, step, "eval")["loss"] == step
+    assert run_to_folder._evaluation(tmp_path, 7, "eval") == {}
 
 
 def test_formats_say_the_same(mixed: pathlib.Path, model: pathlib.Path) -> None:
