@@ -53,6 +53,12 @@ def test_classifiers_against_what_is_known() -> None:
     assert probe.linear_probe(shuffled, judge) < 0.3
 
 
+def test_near_neighbors_outvote_more_of_them_that_are_far() -> None:
+    near, far = [[1.0, 0.01], [1.0, -0.01]], [[0.0, 1.0], [0.1, 1.0], [-0.1, 1.0]]
+    fit = (np.array(near + far), np.array([0, 0, 1, 1, 1]))
+    assert probe.nearest_neighbors(fit, (np.array([[1.0, 0.0]]), np.array([0])), 5) == 1.0
+
+
 def test_the_command(
     model: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:
