@@ -22,11 +22,13 @@ import numpy as np
 
 import s2mlp_jax
 from benchmarks import common
+from s2mlp_jax import config as config_lib
 from s2mlp_jax.data.augment import decode
 from s2mlp_jax.data.sources import Split
+from s2mlp_jax.experiment import open_data
 from s2mlp_jax.export.export_model import FORMATS
 from s2mlp_jax.pretrained import Pretrained
-from s2mlp_jax.restore import restore_run
+from s2mlp_jax.workdir import read_config
 
 # images -> logits, as the card of the format says; MODEL is its folder.
 _PROGRAMS = {
@@ -100,7 +102,8 @@ def main() -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("--output", metavar="FILE.md", help="also write the report there")
     arguments = parser.parse_args()
-    loaded, split = s2mlp_jax.load(arguments.run), restore_run(arguments.run).run.eval_split
+    loaded = s2mlp_jax.load(arguments.run)
+    _, split = open_data(config_lib.complete(read_config(pathlib.Path(arguments.run))))
     images, labels = read_images(loaded, split)
     expected = np.asarray(loaded.model.apply(loaded.variables, images, train=False))
     rows = []

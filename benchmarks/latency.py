@@ -11,7 +11,6 @@ import functools
 import os
 import pathlib
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -69,17 +68,6 @@ def candidates(name: str, folder: pathlib.Path, threads: int) -> dict[str, Call]
     }
 
 
-def measure(call: Call, images: np.ndarray) -> Callable[[], float]:
-    """Returns a measurement of one call, in seconds."""
-
-    def seconds() -> float:
-        start = time.perf_counter()
-        call(images)
-        return time.perf_counter() - start
-
-    return seconds
-
-
 def main() -> None:
     """Measures, and reports."""
     parser = common.parser(__doc__, rounds=15)
@@ -100,7 +88,8 @@ def main() -> None:
                 if not difference <= 1e-4:
                     raise ValueError(f"{name}'s logits are {difference:.1e} off.")
             figures = common.alternate(
-                {name: measure(call, images) for name, call in calls.items()}, arguments.rounds
+                {name: common.seconds(call, images) for name, call in calls.items()},
+                arguments.rounds,
             )
             for name, seconds in figures.items():
                 rows.append(

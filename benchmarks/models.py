@@ -15,7 +15,6 @@ with donated state; the fused torch.optim.AdamW). Drop path is off; images stay 
 import argparse
 import contextlib
 import copy
-import functools
 import gc
 import math
 import os
@@ -225,33 +224,27 @@ def compare(name: str, args: argparse.Namespace, candidates: Sequence[str]) -> l
     return rows
 
 
-def products(rounds: int) -> str:
-    """Times what most of the work is, a linear layer's matrix product, by itself; a table.
+def product(n: int, inputs: int, outputs: int, rounds: int) -> list[str]:
+    """Times what most of the work is, the product of a linear layer, by itself; a table's row.
 
-    What a machine's cores can do at most: the nearer a model comes to it, the less there is that
-    one side could do better than the other.
+    It is what a machine's cores can do at most: the nearer a model comes to it, the less there is
+    that one side could do better than the other.
     """
-    rows = []
-    for n, inputs, outputs in ((1568, 768, 768), (1568, 768, 3072), (4096, 4096, 4096)):
-        rng = np.random.default_rng(0)
-        x = rng.standard_normal((n, inputs), np.float32)
-        kernel = rng.standard_normal((inputs, outputs), np.float32)
-        multiply = jax.jit(jnp.dot)
-        on_device = jnp.asarray(x), jnp.asarray(kernel)
-        tensors = torch.from_numpy(x), torch.from_numpy(kernel.T.copy())  # as nn.Linear has it
-        calls: dict[str, Callable[[], Any]] = {
-            "JAX": functools.partial(
-                lambda m, a: jax.block_until_ready(m(*a)), multiply, on_device
-            ),
-            "eager": functools.partial(torch.nn.functional.linear, *tensors),
-        }
-        gflop = 2e-9 * n * inputs * outputs
-        measurements = {name: throughput(call, gflop) for name, call in calls.items()}
-        figures = common.alternate(measurements, 5 * rounds)
-        cells = (common.median(figures[name], digits=0) for name in calls)
-        ratio = common.ratio(figures["JAX"], figures["eager"])
-        rows.append([f"{n} x {inputs} by {inputs} x {outputs}", *cells, ratio])
-    return common.table(["", "JAX, GFLOP/s", "PyTorch, GFLOP/s", "JAX / PyTorch"], rows)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n, inputs), np.float32)
+    kernel = rng.standard_normal((inputs, outputs), np.float32)
+    multiply, on_device = jax.jit(jnp.dot), (jnp.asarray(x), jnp.asarray(kernel))
+    tensors = torch.from_numpy(x), torch.from_numpy(kernel.T.copy())  # as nn.Linear has it
+    calls: dict[str, Callable[[], Any]] = {
+        "JAX": lambda: jax.block_until_ready(multiply(*on_device)),
+        "PyTorch": lambda: torch.nn.functional.linear(*tensors),
+    }
+    gflop = 2e-9 * n * inputs * outputs
+    measurements = {name: throughput(call, gflop) for name, call in calls.items()}
+    figures = common.alternate(measurements, 5 * rounds)
+    cells = [common.median(figures[name], digits=0) for name in calls]
+    ratio = common.ratio(figures["JAX"], figures["PyTorch"])
+    return [f"{n} x {inputs} by {inputs} x {outputs}", *cells, ratio]
 
 
 def free() -> None:
@@ -296,7 +289,12 @@ def main() -> None:
         f"## Inference, batch {args.batch_size}": [],
         f"## Training, batch {args.train_batch_size}": [],
     }
-    alone = f"## Matrix products alone\n\n{products(args.rounds)}"
+    sizes = ((1568, 768, 768), (1568, 768, 3072), (4096, 4096, 4096))
+    alone = common.table(
+        ["", "JAX, GFLOP/s", "PyTorch, GFLOP/s", "JAX / PyTorch"],
+        [product(*size, args.rounds) for size in sizes],
+    )
+    alone = f"## Matrix products alone\n\n{alone}"
     for name in args.models.split(","):
         for rows, row in zip(tables.values(), compare(name, args, candidates), strict=True):
             rows.append(row)

@@ -5,7 +5,8 @@ import pathlib
 import shutil
 import tempfile
 
-# Tests compile much and run it briefly: without LLVM's optimisation both take 0.6 of the time.
+# Most tests compile much and run it briefly: 0.6 of the time without LLVM's optimisation. Real
+# training is slower so; what the tests start as a command has it (test_cli.environment).
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "

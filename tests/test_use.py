@@ -311,7 +311,7 @@ def test_a_missing_package_is_named(
 def test_a_format_predicts_the_same_without_this_package(
     kind: str, model: pathlib.Path, images: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    for package in {"onnx": ("jax2onnx",), "torch": ("torch",)}.get(kind, ()):
+    if package := {"onnx": "jax2onnx", "torch": "torch"}.get(kind):
         pytest.importorskip(package, reason=f"--format={kind} needs requirements-export.txt")
     assert export.main([str(model), str(tmp_path / "out"), f"--format={kind}"]) == 0
     loaded = s2mlp_jax.load(model)
