@@ -31,9 +31,15 @@ from s2mlp_jax.data import derived, names, sources, tars
 from s2mlp_jax.data.folder import open_folder
 from s2mlp_jax.data.meter import Meter, duration, gigabytes, say
 from s2mlp_jax.data.reduce import JPEG_QUALITY
-from s2mlp_jax.data.workspace import alone_with, check_room, local_folder, seconds_per_byte
+from s2mlp_jax.data.workspace import (
+    EXIT_STOPPED,
+    alone_with,
+    check_room,
+    local_folder,
+    seconds_per_byte,
+)
 
-_EXIT_BAD_INPUT, _EXIT_STOPPED = 2, 75
+_EXIT_BAD_INPUT = 2
 
 # What TFDS itself does with an image of ImageNet, on one core: docs/imagenet.md.
 _SECONDS_PER_IMAGE = 1.3e-3
@@ -43,7 +49,7 @@ _ROOM = 1.02  # of the disk at its fullest, over the size of the tars: docs/imag
 def main() -> None:
     """Runs the command line."""
     arguments = _parser().parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: clear up and leave
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     logging.set_verbosity(logging.ERROR)
     try:
         prepare(arguments)
@@ -54,8 +60,8 @@ def main() -> None:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(_EXIT_BAD_INPUT)
     except KeyboardInterrupt:
-        print("Stopped, and cleared up. Start the same command again.", file=sys.stderr)
-        sys.exit(_EXIT_STOPPED)
+        print("Stopped; nothing was being written.", file=sys.stderr)
+        sys.exit(EXIT_STOPPED)
 
 
 def prepare(arguments: argparse.Namespace) -> None:

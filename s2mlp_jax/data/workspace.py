@@ -5,12 +5,16 @@ import fcntl
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 import time
+import typing
 from collections.abc import Iterator
 
 from s2mlp_jax.data import sources
 from s2mlp_jax.data.meter import gigabytes, say
+
+EXIT_STOPPED = 75
 
 
 def local_folder(data_dir: str) -> pathlib.Path:
@@ -31,6 +35,8 @@ def local_folder(data_dir: str) -> pathlib.Path:
 def alone_with(folder: pathlib.Path) -> Iterator[None]:
     """Holds the folder of one data set for this process, and clears what a killed one left.
 
+    SIGTERM and Ctrl-C clear the folder as well, and end the process with EXIT_STOPPED.
+
     Raises:
       ValueError: if another process is preparing it.
     """
@@ -39,10 +45,30 @@ def alone_with(folder: pathlib.Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the file is closed
         except BlockingIOError as error:
             raise ValueError(f"Another process is preparing {folder} at this moment.") from error
-        for leftover in sorted(folder.rglob("incomplete.??????_*")):  # TFDS's names
+        for leftover in _leftovers(folder):
             say(f"Removing {leftover}, which an interrupted attempt left.")
             shutil.rmtree(leftover)
-        yield
+
+        def stop(*_: typing.Any) -> None:
+            # Not by an exception, which is lost where a library imports or Python cleans up.
+            for leftover in _leftovers(folder):
+                shutil.rmtree(leftover)
+            # print would fail if it is what the signal interrupted.
+            os.write(2, b"Stopped, and cleared up. Start the same command again.\n")
+            os._exit(EXIT_STOPPED)
+
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        previous = {number: signal.signal(number, stop) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _leftovers(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folders that TFDS has begun to write."""
+    return sorted(folder.rglob("incomplete.??????_*"))
 
 
 def check_room(folder: pathlib.Path, needed: float) -> None:
