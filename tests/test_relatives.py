@@ -169,6 +169,11 @@ def test_initial_values_of_the_relatives() -> None:
         ("vip_small_14", {"dim": 100}, "16 segments of stage 1 do not divide its 100"),
         ("vip_small_7", {"later_dims": (100,)}, "16 segments of stage 2 do not divide its 100"),
         ("resnet_50", {"position": "learned"}, "position has no effect on a ResNet"),
+        ("s2mlp_wide", {"mixer": "bottleneck", "patch_size": 4, "layer_scale": 0.1}, "on a ResNet"),
+        ("s2mlp_wide", {"affine_init": 1.0}, "no effect but with norm affine and norm_pos.* post"),
+        ("resmlp_12", {"affine_init": 1.0}, "no effect but with norm affine and norm_pos.* post"),
+        ("s2mlp_deep", {"norm_eps": 1e-6}, "norm_eps has no effect on norm affine"),
+        ("s2mlp_wide", {"downsample": "merge"}, "no effect without further stages"),
         ("deit_ti", {"final_norm": 1}, "final_norm must be of type bool"),
         ("s2mlp_wide", {"norm_position": "mid"}, "Allowed are post, pre"),
     ],
@@ -181,6 +186,11 @@ def test_mistakes(name: str, fields: dict, message: str) -> None:
 def test_sizes_of_a_pyramid() -> None:
     with pytest.raises(ValueError, match="image_size 200 is not a multiple of 32, the patch size"):
         s2mlp_jax.count_macs("as_mlp_t", image_size=200)
+    model = s2mlp_jax.create_model("as_mlp_t")
+    with pytest.raises(ValueError, match="200x224 pixels is not a multiple of 32, the patch size"):
+        jax.eval_shape(
+            lambda x: model.init(jax.random.key(0), x, train=False), jnp.ones((1, 200, 224, 3))
+        )
     with pytest.raises(ValueError, match="set segments to 16, or image_size to 224"):
         s2mlp_jax.count_macs("vip_small_7", image_size=112)
 

@@ -85,7 +85,8 @@ class Backbone(nn.Module):
         """Classifies normalised images, or returns their features, without running the head.
 
         Args:
-          images: (b, h, w, channels), floating point; the patch must divide h and w.
+          images: (b, h, w, channels), floating point; h and w are multiples of the variant's
+            stride, which is the patch size where there is one stage.
           train: turns drop path on, which then needs `rngs={"dropout": key}`.
           output: one of `OUTPUTS`.
 
@@ -95,12 +96,16 @@ class Backbone(nn.Module):
           without a class token, and before the final norm.
 
         Raises:
-          ValueError: for integer images, a size that the patch does not divide, another one
-            than the weights were made for, where they depend on it, or an unknown output.
+          ValueError: for integer images, a size that the stride does not divide, another number
+            of tokens than the weights were made for, where they depend on it, or an unknown
+            output.
         """
         v = self.variant
         draw = layers.INITS[v.init]
         check_call(images, output)
+        h, w = images.shape[1:3]
+        if h % v.stride or w % v.stride:
+            raise ValueError(f"An image of {h}x{w} pixels {v.not_a_multiple}")
 
         def norm(x: jax.Array, name: str) -> jax.Array:
             return layers.norm(v.norm, v.norm_eps, 1.0, self.dtype, name)(x)

@@ -189,6 +189,27 @@ class Variant:
             return self.patch_size
         return int(self.patch_size * 2 ** len(self.later_dims))
 
+    def unread(self) -> dict[str, str]:
+        """Returns the fields that have no effect in this architecture, and why."""
+        reasons = {}
+        for field in sorted(set().union(*MIXER_FIELDS.values())):
+            if field not in MIXER_FIELDS[self.mixer]:
+                readers = [mixer for mixer, fields in MIXER_FIELDS.items() if field in fields]
+                reasons[field] = (
+                    f"on the token mixer of this model, {self.mixer}; it is a field of "
+                    f"{', '.join(readers)}"
+                )
+        if self.mixer == "bottleneck":
+            reasons |= dict.fromkeys(NOT_RESNET, "on a ResNet, which has its own skeleton")
+            return reasons
+        if (self.norm, self.norm_position) != ("affine", "post"):
+            reasons["affine_init"] = "but with norm affine and norm_position post"
+        if self.norm == "affine":
+            reasons["norm_eps"] = "on norm affine"
+        if not self.later_depths:
+            reasons["downsample"] = "without further stages (later_depths)"
+        return reasons
+
     @property
     def branch_names(self) -> tuple[str, ...]:
         """The branches that the mixer sums, in order; none for one that has none."""
@@ -200,6 +221,15 @@ class Variant:
         if self.mixer in ("token_mlp", "token_linear", "permute"):
             return f"the token mixer's ({self.mixer})"
         return "the position embedding's" if self.position == "learned" else ""
+
+    @property
+    def not_a_multiple(self) -> str:
+        """What is said of an image size that is none of the stride."""
+        stages = f" times 2 for each of {len(self.later_dims)} later stages"
+        return (
+            f"is not a multiple of {self.stride}, the patch size"
+            f"{stages if self.stride != self.patch_size else ''}."
+        )
 
     def check_other_size(self, trained: int, image_size: int) -> None:
         """Checks that weights that were trained at one image size (pixels) fit another.
@@ -222,11 +252,7 @@ class Variant:
             made for another grid.
         """
         if image_size % self.stride:
-            stages = f" times 2 for each of {len(self.later_dims)} later stages"
-            raise ValueError(
-                f"image_size {image_size} is not a multiple of {self.stride}, the patch size"
-                f"{stages if self.stride != self.patch_size else ''}."
-            )
+            raise ValueError(f"image_size {image_size} {self.not_a_multiple}")
         grids = [math.ceil(image_size / (self.patch_size * 2**i)) for i in range(len(self.dims))]
         if self.mixer == "permute" and grids[0] != self.segments:
             raise ValueError(

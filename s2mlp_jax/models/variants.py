@@ -5,7 +5,7 @@ import difflib
 import types
 import typing
 
-from s2mlp_jax.models.variant import MIXER_FIELDS, NOT_RESNET, Variant
+from s2mlp_jax.models.variant import Variant
 
 # The skeletons of the relatives; sources and open questions: docs/fidelity.md.
 _MIXER = Variant(  # MLP-Mixer, arXiv 2105.01601
@@ -164,7 +164,7 @@ def get_variant(name: str, **overrides: typing.Any) -> Variant:
 
     Raises:
       ValueError: unknown name, unknown field, a value that is not allowed, or a change of a field
-        that the token mixer does not read.
+        that has no effect in this architecture.
     """
     if name not in VARIANTS:
         close = difflib.get_close_matches(name, VARIANTS, n=1)
@@ -196,17 +196,7 @@ def _check_type(field: str, value: typing.Any, kind: type) -> None:
 
 
 def _check_read(name: str, variant: Variant) -> None:
-    """Raises a ValueError if a field was changed that the variant's mixer does not read."""
-    for field in {field for fields in MIXER_FIELDS.values() for field in fields}:
-        changed = getattr(variant, field) != getattr(VARIANTS[name], field)
-        if changed and field not in MIXER_FIELDS[variant.mixer]:
-            readers = [mixer for mixer, fields in MIXER_FIELDS.items() if field in fields]
-            raise ValueError(
-                f"{field} has no effect on the token mixer of this model, {variant.mixer}; "
-                f"it is a field of {', '.join(readers)}."
-            )
-    base = VARIANTS[name]
-    if variant.mixer == base.mixer == "bottleneck":
-        for field in NOT_RESNET:
-            if getattr(variant, field) != getattr(base, field):
-                raise ValueError(f"{field} has no effect on a ResNet, which has its own skeleton.")
+    """Raises a ValueError if a field was changed that has no effect in the variant."""
+    for field, reason in variant.unread().items():
+        if getattr(variant, field) != getattr(VARIANTS[name], field):
+            raise ValueError(f"{field} has no effect {reason}.")
