@@ -39,7 +39,12 @@ _FREE_FIELDS = {
 
 
 # Fields that configs did not always have, with what runs did before.
-_LATER_FIELDS: dict[str, typing.Any] = {"init_from": "", "freeze": "", "optimizer.layer_decay": 1.0}
+_LATER_FIELDS: dict[str, typing.Any] = {
+    "init_from": "",
+    "freeze": "",
+    "data.channels": 0,
+    "optimizer.layer_decay": 1.0,
+}
 
 
 def load_config(
@@ -188,13 +193,15 @@ def _check(config: ml_collections.ConfigDict) -> None:
         raise ValueError(f"data.{error}") from None
     if len(data.mean) != len(data.std):
         raise ValueError(f"data.mean {data.mean} and data.std {data.std} differ in length.")
-    choices = {
+    choices: dict[str, tuple[typing.Any, collections.abc.Collection[typing.Any]]] = {
+        "data.channels": (data.channels, (0, 1, 3)),
         "data.on_corrupt": (data.on_corrupt, ON_CORRUPT),
         "train.dtype": (train.dtype, DTYPES),
     }
     for field, (value, allowed) in choices.items():
         if value not in allowed:
-            raise ValueError(f"Unknown {field} {value!r}. Allowed are {', '.join(allowed)}.")
+            listed = ", ".join(map(str, allowed))
+            raise ValueError(f"Unknown {field} {value!r}. Allowed are {listed}.")
     positive = {
         "train.batch_size": train.batch_size,
         "train.accumulation_steps": train.accumulation_steps,
@@ -262,6 +269,11 @@ def model_variant(config: ml_collections.ConfigDict) -> Variant:
     return get_variant(config.model.name, **{name: config.model[name] for name in field_types()})
 
 
+def alters_numbers(field: str) -> bool:
+    """Says whether a change of a field, "train.epochs", makes a run another one."""
+    return field not in _FREE_FIELDS
+
+
 def to_json(config: ml_collections.ConfigDict) -> str:
     """Returns the config as indented JSON, keys sorted."""
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
@@ -294,5 +306,5 @@ def differences(
     return [
         f"{field}: {old.get(field, missing)!r} there, {new.get(field, missing)!r} here"
         for field in sorted(old.keys() | new.keys())
-        if field not in _FREE_FIELDS and old.get(field, missing) != new.get(field, missing)
+        if alters_numbers(field) and old.get(field, missing) != new.get(field, missing)
     ]

@@ -128,7 +128,7 @@ class Experiment:
             self.model.variant,
             self.abstract_state().variables,
             self.train_split.class_names,
-            self.config.data.image_size,
+            self.config.data,
         )
 
     def draw_state(self) -> TrainState:
@@ -215,9 +215,10 @@ def open_data(config: ml_collections.ConfigDict) -> tuple[sources.Split, sources
         sources.prepare(data.name, data.data_dir, data.download)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("data prepared")
+    how = (data.data_dir, data.cache, data.channels)
     return (
-        sources.open_split(data.name, data.train_split, data.data_dir, data.cache),
-        sources.open_split(data.name, data.eval_split, data.data_dir, data.cache),
+        sources.open_split(data.name, data.train_split, *how),
+        sources.open_split(data.name, data.eval_split, *how),
     )
 
 
@@ -248,7 +249,8 @@ def create_experiment(
     if len(config.data.mean) != train_split.channels:
         raise ValueError(
             f"{train_split.name} has images of {train_split.channels} channels, but data.mean "
-            f"and data.std are for {len(config.data.mean)}."
+            f"and data.std are for {len(config.data.mean)}. Change these, or read the images in "
+            "colour (data.channels=3) or grey (1)."
         )
     steps_per_epoch = len(train_split) / batch_size
     total_steps = config.train.steps or round(config.train.epochs * steps_per_epoch)

@@ -6,11 +6,13 @@ import typing
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from s2mlp_jax import pretrained
 from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.named_arrays import check_arrays, flatten, leaf_name
+from s2mlp_jax.preprocessing import Preprocessing
 from s2mlp_jax.state import TrainState
 from s2mlp_jax.weights_file import Weights
 
@@ -44,7 +46,7 @@ def read_initial(
     variant: Variant,
     shapes: typing.Any,
     class_names: tuple[str, ...],
-    image_size: int,
+    data: ml_collections.ConfigDict,
 ) -> Initial:
     """Reads the weights of a model that another one, alike but for its head, is to start from.
 
@@ -54,14 +56,14 @@ def read_initial(
       shapes: its variables, nested, of anything that has a shape.
       class_names: of its data. The head is taken over if they are those of the source; of a file,
         which has no names, if there are as many.
-      image_size: of its data, pixels.
+      data: `config.data` of the run that starts.
 
     Raises:
       ValueError: no such model, weights that do not fit, all of them in one message, or an image
         size that they do not fit.
     """
     try:
-        stored, names = _read(source)
+        stored, names, how = _read(source)
     except ValueError as error:
         raise ValueError(f"init_from: {error}") from error
     expected = {leaf_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(shapes)}
@@ -71,19 +73,23 @@ def read_initial(
         arrays = {name: x for name, x in arrays.items() if not name.startswith(HEAD)}
         expected = {name: x for name, x in expected.items() if not name.startswith(HEAD)}
     try:
-        variant.check_other_size(stored.image_size, image_size)
+        variant.check_other_size(stored.image_size, data.image_size)
         check_arrays(expected, arrays)
     except ValueError as error:
         raise ValueError(f"init_from {source}: {error}") from None
-    return Initial(arrays, [*_tell(source, stored, variant, arrays, same_head, len(class_names))])
+    told = [*_tell(source, stored, variant, arrays, same_head, len(class_names))]
+    for field in ("image_size", "interpolation", "mean", "std") if how else ():
+        if (old := getattr(how, field)) != data[field]:
+            told.append(f"not as there: data.{field} was {old!r}, is {data[field]!r}")
+    return Initial(arrays, told)
 
 
-def _read(source: str) -> tuple[Weights, tuple[str, ...]]:
-    """Returns the weights, and the names of the classes; () if there are none."""
+def _read(source: str) -> tuple[Weights, tuple[str, ...], Preprocessing | None]:
+    """Returns weights, the names of the classes, () if there are none, and the preprocessing."""
     if pathlib.Path(source).is_dir():
         content = pretrained.read(source)
-        return content.weights, content.class_names
-    return pretrained.read_any(source), ()
+        return content.weights, content.class_names, content.preprocessing
+    return pretrained.read_any(source), (), None
 
 
 def _tell(

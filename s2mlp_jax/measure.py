@@ -49,8 +49,12 @@ def measure_sweep(sweep: Sweep, workdir: str | pathlib.Path, rounds: int = 5) ->
 
     Returns:
       The file.
+
+    Raises:
+      ValueError: if the folder is that of another sweep.
     """
     workdir = pathlib.Path(workdir).absolute()
+    sweep.write_description(workdir)
     candidates = []
     for run in {run.setting: run for run in sweep.runs}.values():
         experiment = sweep.experiment(run)

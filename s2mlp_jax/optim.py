@@ -27,6 +27,9 @@ def make_schedule(
 ) -> optax.Schedule:
     """Linear warm-up, then a cosine to the final rate at `total_steps`.
 
+    The peak is scaled with the batch, first and final rate are not: for a small batch they may be
+    above it, and are the peak then.
+
     Raises:
       ValueError: if the warm-up is longer than the run.
     """
@@ -37,12 +40,13 @@ def make_schedule(
             f"optimizer.warmup_epochs {optimizer.warmup_epochs} is {warmup_steps} steps, "
             f"but the whole run has {total_steps}."
         )
+    peak = peak_learning_rate(config)
     return optax.warmup_cosine_decay_schedule(
-        init_value=optimizer.warmup_learning_rate if warmup_steps else 0.0,
-        peak_value=peak_learning_rate(config),
+        init_value=min(optimizer.warmup_learning_rate, peak) if warmup_steps else 0.0,
+        peak_value=peak,
         warmup_steps=warmup_steps,
         decay_steps=total_steps,
-        end_value=optimizer.final_learning_rate,
+        end_value=min(optimizer.final_learning_rate, peak),
     )
 
 

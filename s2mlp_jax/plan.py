@@ -99,7 +99,8 @@ def _find_splits(config: ml_collections.ConfigDict) -> Splits:
 
     def find(split: str) -> sources.Split:
         known = None if folder.exists() else stand_in(data.name, split, data.image_size)
-        return known or sources.open_split(data.name, split, data.data_dir)
+        opened = known or sources.open_split(data.name, split, data.data_dir)
+        return opened.read_with(data.channels)
 
     return find(data.train_split), find(data.eval_split)
 

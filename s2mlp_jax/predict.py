@@ -14,6 +14,7 @@ import concurrent.futures
 import csv
 import itertools
 import json
+import os
 import pathlib
 import sys
 import time
@@ -191,4 +192,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read, `head` say, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        code = 0
+    sys.exit(code)

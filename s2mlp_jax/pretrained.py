@@ -54,11 +54,8 @@ def load(
       ValueError: no model there, no such checkpoint, files that do not fit each other, with all
         arrays that are wrong, or an image size that the weights do not fit.
     """
-    content = read(path, checkpoint, weights)
+    content = read(path, checkpoint, weights, image_size)
     stored, preprocessing = content.weights, content.preprocessing
-    if image_size is not None:
-        stored.variant.check_other_size(stored.image_size, image_size)
-        preprocessing = preprocessing.at(image_size)
     if dtype is None:
         recipe = content.training.get("recipe", {})
         dtype = jnp.dtype(recipe.get("train.dtype", "float32"))
@@ -86,8 +83,21 @@ def compiled(
     return lambda pixels: np.asarray(apply(variables, pixels))
 
 
-def read(path: str | pathlib.Path, checkpoint: str = "", weights: str = "average") -> ModelFolder:
+def read(
+    path: str | pathlib.Path,
+    checkpoint: str = "",
+    weights: str = "average",
+    image_size: int | None = None,
+) -> ModelFolder:
     """Reads what there is of a model, as `load` does, without making it."""
+    content = _read(path, checkpoint, weights)
+    if image_size is None:
+        return content
+    content.weights.variant.check_other_size(content.weights.image_size, image_size)
+    return content._replace(preprocessing=content.preprocessing.at(image_size))
+
+
+def _read(path: str | pathlib.Path, checkpoint: str, weights: str) -> ModelFolder:
     if weights not in WHICH:
         raise ValueError(f"Unknown weights {weights!r}. Allowed are {', '.join(WHICH)}.")
     if _is_model_folder(path):
@@ -135,8 +145,8 @@ def read_any(path: str | pathlib.Path, checkpoint: str = "", weights: str = "ave
     """
     if pathlib.Path(path).is_dir():
         return read(path, checkpoint, weights).weights
-    if checkpoint:
-        raise ValueError(f"--checkpoint is of a run's folder, and {path} is not one.")
+    if checkpoint or weights != WHICH[0]:
+        raise ValueError(f"--checkpoint and --weights are of a run's folder, and {path} is none.")
     return read_weights(path)
 
 

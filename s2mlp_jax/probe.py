@@ -9,8 +9,8 @@ Exit codes: 0 done; 2 bad input.
 """
 
 import argparse
-import dataclasses
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ import numpy as np
 from absl import logging
 
 from s2mlp_jax.data import sources
+from s2mlp_jax.data.names import folder_of
 from s2mlp_jax.data.pipeline import eval_batches
 from s2mlp_jax.model_options import add_model_options, load_model
 from s2mlp_jax.pretrained import Pretrained, compiled
@@ -29,8 +30,7 @@ def features(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the pooled features of a split's images, (n, c) float32, and their labels, (n,)."""
     pooled, preprocess = compiled(pretrained, "pooled"), pretrained.preprocess
-    # Read as the model wants them, grey or in colour.
-    split = dataclasses.replace(split, channels=preprocess.channels)
+    split = split.read_with(preprocess.channels)  # grey or in colour, as the model wants them
     batch_size = min(batch_size, len(split))
     positions = np.arange(batch_size)
     found, labels = [], []
@@ -47,7 +47,7 @@ def nearest_neighbors(
 
     Args:
       fit, judge: features and labels, as `features` returns them.
-      neighbors: how many vote, each by the inverse of its distance.
+      neighbors: how many vote, of the fitted at the most, each by the inverse of its distance.
     """
     from sklearn.neighbors import KNeighborsClassifier  # here: it takes a while
 
@@ -90,7 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     add_model_options(parser)
     parser.add_argument("data", metavar="DATASET", help="as config.data.name")
     parser.add_argument("--train_split", default="train", metavar="SPLIT", help="to fit on")
-    parser.add_argument("--eval_split", default="test", metavar="SPLIT", help="to judge by")
+    parser.add_argument(
+        "--eval_split",
+        default="",
+        metavar="SPLIT",
+        help="to judge by; val of a folder: by default, else test",
+    )
     parser.add_argument("--data_dir", default="", metavar="FOLDER", help="of prepared data sets")
     parser.add_argument("--neighbors", type=int, default=20, metavar="K")
     parser.add_argument("--inverse_penalty", type=float, default=1.0, metavar="C")
@@ -107,6 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in ("neighbors", "inverse_penalty", "batch_size"):
             if getattr(flags, name) <= 0:
                 raise ValueError(f"--{name} must be greater than 0, got {getattr(flags, name)}.")
+        if flags.output and not os.path.isdir(os.path.dirname(os.path.abspath(flags.output))):
+            raise ValueError(f"--output={flags.output}: there is no such folder.")
+        flags.eval_split = flags.eval_split or ("val" if folder_of(flags.data) else "test")
         pretrained = load_model(flags)
         sources.prepare(flags.data, flags.data_dir, download=False)
         splits = [
@@ -120,6 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 2
     print(f"fit on   {splits[0].name}: {len(fit[0]):,} images, {fit[0].shape[1]} features of each")
+    flags.neighbors = min(flags.neighbors, len(fit[0]))
     print(f"judge by {splits[1].name}: {len(judge[0]):,} images", flush=True)
     result = {
         "nearest_neighbors": nearest_neighbors(fit, judge, flags.neighbors),

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import re
 import typing
 
 import jax
@@ -10,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from s2mlp_jax import config as config_lib
+from s2mlp_jax.data.split import public_name
 from s2mlp_jax.metrics import read_metrics
 from s2mlp_jax.model_folder import ModelFolder
 from s2mlp_jax.models.variants import field_types
@@ -88,9 +88,10 @@ def _training(workdir: pathlib.Path, restored: Restored, prefix: str) -> dict[st
     """Returns what the card says of a run: JSON."""
     run, step = restored.run, restored.step
     data, recipe = run.describe_data(), config_lib.flatten(run.config.to_dict())
+    recipe["init_from"] = pathlib.PurePath(recipe["init_from"]).name  # not where it lies
     return {
         "data": {
-            part: {**data[part], "name": _without_path(data[part]["name"])}
+            part: {**data[part], "name": public_name(data[part]["name"])}
             for part in ("train", "eval")
         },
         "step": step,
@@ -103,11 +104,6 @@ def _training(workdir: pathlib.Path, restored: Restored, prefix: str) -> dict[st
         "evaluation": _evaluation(workdir, step, prefix),
         "environment": _environment(workdir),
     }
-
-
-def _without_path(split: str) -> str:
-    """Returns "folder:images train" of "folder:/where/they/lie/images train"."""
-    return re.sub(r"^folder:.*/", "folder:", split)
 
 
 def _environment(workdir: pathlib.Path) -> dict[str, typing.Any]:

@@ -43,12 +43,14 @@ class Sweep:
 
     Attributes:
       settings: name -> the fields in which it differs, all of the config's.
+      changes: fields of the config that the command line changed, in all runs.
       shard: which part of the whole these runs are, "0/1".
       table: what a report sets beside the figures; see `configs/ablation.py`.
     """
 
     config_path: str
     settings: Mapping[str, Mapping[str, typing.Any]]
+    changes: Mapping[str, typing.Any]
     table: Mapping[str, typing.Any]
     runs: Sequence[SweepRun]
     shard: str
@@ -89,18 +91,33 @@ class Sweep:
         """Writes `sweep.jsonl`: a line on the sweep, then one for each setting.
 
         Raises:
-          ValueError: if the folder is that of another sweep.
+          ValueError: if the folder is that of another sweep, or of other changes to it.
         """
         path = workdir / "sweep.jsonl"
+        changes = {f: v for f, v in self.changes.items() if config_lib.alters_numbers(f)}
+        changes = json.loads(json.dumps(changes))  # tuples are lists there
         for line in read_metrics(path)[:1]:
             if pathlib.Path(line["config"]).name != pathlib.Path(self.config_path).name:
                 raise ValueError(
                     f"{workdir} belongs to the sweep {line['config']}; take another --workdir "
                     f"for {self.config_path}."
                 )
+            before = line.get("changes", changes)
+            told = "; ".join(
+                f"{field}: {before.get(field, 'unchanged')} there, "
+                f"{changes.get(field, 'unchanged')} here"
+                for field in sorted(before.keys() | changes.keys())
+                if before.get(field) != changes.get(field)
+            )
+            if told:
+                raise ValueError(
+                    f"{workdir} has runs with other fields, which a report must not compare with "
+                    f"these: {told}. Take another --workdir, or the same fields."
+                )
         workdir.mkdir(parents=True, exist_ok=True)
         head = {name: value for name, value in self.table.items() if name != "rows"}
-        lines: list[Mapping[str, typing.Any]] = [{"config": self.config_path, **head}]
+        first = {"config": self.config_path, "changes": changes, **head}
+        lines: list[Mapping[str, typing.Any]] = [first]
         for name, overrides in self.settings.items():
             paper = self.table.get("rows", {}).get(name)
             lines.append({"setting": name, "overrides": dict(overrides), "paper": paper})
@@ -121,6 +138,7 @@ class _Data:
             data.train_split,
             data.eval_split,
             data.cache,
+            data.channels,
         )
         if data.name == "synthetic":  # it is made at the size that is asked for
             key = (*key, data.image_size)
@@ -178,7 +196,7 @@ def open_sweep(
         for seed in range(seeds):
             runs.append(SweepRun(name, seed, config_lib.override(one.config, {"seed": seed}), cost))
     share = _share(runs, part, parts)
-    return Sweep(config_path, settings, table, share, shard, experiments, data)
+    return Sweep(config_path, settings, overrides, table, share, shard, experiments, data)
 
 
 def _check_settings(

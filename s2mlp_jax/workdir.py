@@ -43,7 +43,7 @@ def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
         if (workdir / "checkpoints").exists():
             raise ValueError(f"{workdir} has checkpoints but no config.json; take another workdir.")
         return
-    different = differences(json.loads(path.read_text()), config)
+    different = differences(_read_config(path), config)
     if different:
         listed = "\n  ".join(different)
         raise ValueError(
@@ -88,18 +88,30 @@ def read_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     """Returns the config of a run.
 
     Raises:
-      ValueError: if the folder holds none.
+      ValueError: if the folder holds none, or is an exported model.
     """
     path = workdir / "config.json"
     if not path.exists():
         raise ValueError(f"{workdir} is no workdir of a run: it has no config.json.")
+    saved = _read_config(path)
 
     def tuples(value: typing.Any) -> typing.Any:
         if isinstance(value, dict):
             return {key: tuples(item) for key, item in value.items()}
         return tuple(value) if isinstance(value, list) else value
 
-    return ml_collections.ConfigDict(tuples(json.loads(path.read_text())))
+    return ml_collections.ConfigDict(tuples(saved))
+
+
+def _read_config(path: pathlib.Path) -> dict[str, typing.Any]:
+    """Reads the config of a run; a ValueError if it is that of an exported model."""
+    saved = json.loads(path.read_text())
+    if "training" in saved:
+        raise ValueError(
+            f"{path.parent} is an exported model, and no run. It is for s2mlp_jax.predict, "
+            "s2mlp_jax.probe, s2mlp_jax.load and --config.init_from."
+        )
+    return saved
 
 
 def environment() -> dict[str, typing.Any]:

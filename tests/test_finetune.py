@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s2mlp_jax import optim
+from s2mlp_jax import optim, pretrained
 from s2mlp_jax.config import load_config
 from s2mlp_jax.data.digits import load_digits
 from s2mlp_jax.evaluate_workdir import evaluate_workdir
@@ -70,6 +70,10 @@ def test_other_classes_get_a_new_head(
     said = capsys.readouterr().out
     assert f"weights   {source}: 28 arrays" in said
     assert "a new head for 3 other classes (there: 10)" in said
+    # What is exported does not say where things lie on this machine.
+    training = pretrained.read(tmp_path).training
+    assert training["recipe"]["init_from"] == "source"
+    assert str(source.parent) not in json.dumps(training)
 
 
 def test_the_same_number_of_other_classes_is_not_the_same_head(
@@ -165,6 +169,15 @@ def test_a_pattern_of_another_shift_is_told(source: pathlib.Path) -> None:
     config = tiny_config(init_from=str(source), model__shift="e")
     told = create_experiment(config).initial.told  # type: ignore[union-attr]
     assert told[-1] == "not as there: model.shift was 'a', is 'e'"
+
+
+def test_another_normalisation_is_told(source: pathlib.Path) -> None:
+    config = tiny_config(init_from=str(source), data__mean=(0.5,), data__image_size=16)
+    told = create_experiment(config, jax.devices()[:1]).initial.told  # type: ignore[union-attr]
+    assert told[-2:] == [
+        "not as there: data.image_size was 8, is 16",
+        "not as there: data.mean was (0.3,), is (0.5,)",
+    ]
 
 
 def test_frozen_parameters_stay_and_the_optimizer_keeps_nothing_of_them(

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import ml_collections
 import numpy as np
 import pytest
@@ -278,10 +279,20 @@ def test_grey_images_alone_make_one_channel(photographs: pathlib.Path) -> None:
                 data__std=(0.5, 0.5, 0.5),
             )
         )
+    grey = {"data__name": f"folder:{photographs}", "data__eval_split": "val", "data__cache": True}
+    for mean, channels in (((0.5, 0.5, 0.5), 3), ((0.5,), 1)):
+        config = tiny_config(
+            **grey, data__channels=channels, data__mean=mean, data__std=mean, train__batch_size=2
+        )
+        run = create_experiment(config, jax.devices()[:1])
+        assert next(run.train_batches(0))["image"].shape == (2, 8, 8, channels)
+        assert run.describe_data()["channels"] == channels
     (photographs / "train/china/0.jpg").write_bytes(b"no image")  # says nothing of channels
     assert open_split(photographs).channels == 1
     PHOTOGRAPHS[1].save(photographs / "train/flower/3.jpg")
     assert open_split(photographs).channels == 3
+    read = sources.open_split(f"folder:{photographs}", "val", cache=True, channels=1)
+    assert read.source[0]["image"].shape[-1] == read.channels == 1
     deep = Image.fromarray(np.full((8, 8), 1000, np.uint16))
     for file in files:
         deep.save(file.with_suffix(".png"))

@@ -7,6 +7,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits as sklearn_digits
 
 from s2mlp_jax import create_model, init, probe
@@ -73,6 +74,20 @@ def test_the_command(
     assert result["linear_probe"] > 0.5
 
 
+def test_a_folder_is_judged_by_its_val_and_all_that_vote_are_counted(
+    model: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    images = sklearn_digits().images[:30].astype(np.uint8) * 16
+    for i, image in enumerate(images):
+        place = tmp_path / "train" if i < 20 else tmp_path / "val"
+        (place / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / str(i % 2) / f"{i}.png")
+    assert probe.main([str(model), f"folder:{tmp_path}", "--neighbors=200"]) == 0
+    said = capsys.readouterr().out
+    assert "val: 10 images" in said
+    assert "20 nearest neighbours" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -80,6 +95,7 @@ def test_the_command(
         (["digts"], "Unknown data set 'digts'.* Did you mean digits"),
         (["digits", "--neighbors=0"], "--neighbors must be greater than 0, got 0"),
         (["folder:/nowhere"], "There is no folder /nowhere"),
+        (["digits", "--output=no/such/x.json"], "--output=no/such/x.json: there is no such fol"),
     ],
 )
 def test_mistakes(

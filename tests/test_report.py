@@ -127,6 +127,24 @@ def sweep(tmp_path: pathlib.Path) -> pathlib.Path:
     return folder
 
 
+def test_figures_that_differ_are_ranges_and_names_of_one_only(sweep: pathlib.Path) -> None:
+    """A report names a figure only where all of its runs have it, and no folder of a machine."""
+    place = sweep / "small/0/result.json"
+    result = json.loads(place.read_text())
+    images = {"train_data": "folder:/my/images train", "eval_data": "folder:/my/images val"}
+    write_json(place, {**result, **images, "steps": 5, "epochs": 0.5, "model": "s2mlp_other"})
+    text = (write_report([sweep]) / "report.md").read_text()
+    assert (
+        "\n0.5 to 2 epochs of 80 images (folder:images train, digits/1.0.0 train), 5 to 20 " in text
+    )
+    assert (
+        "steps of 8; the last evaluation, on folder:images val, digits/1.0.0 test: 100 im" in text
+    )
+    assert "# Table 5: width, digits, folder:images\n" in text
+    assert "s2mlp_" not in text
+    assert "/my" not in text
+
+
 def test_golden_text(sweep: pathlib.Path) -> None:
     """All that a report says of these runs (UPDATE_GOLDEN=1 rewrites it, to be read then)."""
     text = (write_report([sweep]) / "report.md").read_text()

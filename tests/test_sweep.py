@@ -235,6 +235,17 @@ def test_a_folder_of_another_sweep_is_refused_before_anything_is_trained(
     with pytest.raises(ValueError, match="belongs to a run of another config(.|\n)*train.steps"):
         sweep_lib.run_sweep(open_sweep(SHIFT, TINY, only="a,e"), tmp_path)
     assert not (tmp_path / "a").exists()
+    # Nor other settings of it, trained otherwise; how the data are read is another matter.
+    changes = {**TINY, "train.steps": 3}
+    with pytest.raises(
+        ValueError, match=r"other fields.*compare.*train.steps: 3 there, 4 here\. T"
+    ):
+        sweep_lib.run_sweep(open_sweep(SHIFT, {**changes, "train.steps": 4}, only="a"), tmp_path)
+    with pytest.raises(ValueError, match="train.epochs: unchanged there, 2.0 here"):
+        measure.measure_sweep(
+            open_sweep(SHIFT, {**changes, "train.epochs": 2.0}, only="a"), tmp_path
+        )
+    open_sweep(SHIFT, {**changes, "data.num_threads": 2}, only="a").write_description(tmp_path)
     border = open_sweep(str(ROOT / "configs/ablation_border.py"), TINY, only="zero")
     with pytest.raises(ValueError, match="belongs to the sweep .*ablation_shift.py; take another"):
         sweep_lib.run_sweep(border, tmp_path)

@@ -188,6 +188,16 @@ def test_schedule_warms_up_and_ends_at_the_final_rate() -> None:
     assert schedule(100) == pytest.approx(1e-5, rel=1e-4)
     with pytest.raises(ValueError, match="warmup_epochs 2.0 is 10 steps, but the whole run has 10"):
         optim.make_schedule(config, total_steps=10, steps_per_epoch=5.0)
+
+
+def test_a_small_batch_s_rate_never_rises_after_its_peak() -> None:
+    config = tiny_config(
+        train__batch_size=2, optimizer__learning_rate=4e-6, optimizer__warmup_epochs=2.0
+    )
+    peak = optim.peak_learning_rate(config)
+    assert peak < config.optimizer.warmup_learning_rate < config.optimizer.final_learning_rate
+    schedule = optim.make_schedule(config, total_steps=100, steps_per_epoch=5.0)
+    assert [float(schedule(i)) for i in (0, 10, 50, 100)] == pytest.approx([peak] * 4)
     fixed = tiny_config(optimizer__reference_batch_size=0, train__batch_size=32)
     assert optim.peak_learning_rate(fixed) == 2e-3
 

@@ -28,6 +28,7 @@ from s2mlp_jax.export import __main__ as export
 from s2mlp_jax.export import export_model, stablehlo
 from s2mlp_jax.models.backbone import OUTPUTS
 from s2mlp_jax.preprocessing import Preprocessing
+from s2mlp_jax.report import read_study
 from s2mlp_jax.train import train_and_evaluate
 from tests.helpers import ROOT, read_state, tiny_config
 from tests.test_models import small_model
@@ -298,6 +299,42 @@ def test_an_export_is_whole_or_not_there(
     assert "README.md is no image: cannot identify" in capsys.readouterr().err
 
 
+def test_an_export_at_another_size(
+    model: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    assert export.main([str(model), str(out), "--format=stablehlo", "--image_size=16"]) == 0
+    exported = jax.export.deserialize(bytearray((out / "model.stablehlo").read_bytes()))
+    assert exported.in_avals[0].shape[1:] == (16, 16, 1)
+    card = (out / "README.md").read_text()
+    assert "images of 16x16 pixels and 10 classes" in card
+    assert "It was trained at 8x8 pixels" in card
+    assert json.loads((out / "preprocessing.json").read_text())["image_size"] == 16
+    assert "It was trained at" not in (model / "README.md").read_text()
+    capsys.readouterr()
+    for arguments, message in (
+        ([str(model), "OUT", "--image_size=9"], "image_size 9 is not a multiple of 2"),
+        ([str(model), "OUT", "--num_classes=3"], "--num_classes: for --from-torch and --to-t"),
+        (["--to-torch=x", "--output=OUT", "--image_size=8"], "--image_size: not for --to-torch"),
+        (["--from-torch=x", "--output=OUT", "--weights=last"], "--weights: of a run, and not"),
+        (["--to-torch=x", "--output=OUT", "--format=onnx"], "--format: for MODEL OUT"),
+    ):
+        assert export.main([x.replace("OUT", str(tmp_path / "other")) for x in arguments]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_exported_model_is_no_run(model: pathlib.Path) -> None:
+    before = sorted(model.iterdir())
+    with pytest.raises(ValueError, match="is an exported model, and no run. It is for s2mlp_jax.p"):
+        evaluate_workdir(model)
+    with pytest.raises(ValueError, match="is an exported model, and no run"):
+        train_and_evaluate(tiny_config(), model, jax.devices()[:1])
+    with pytest.raises(ValueError, match="is an exported model, of which there is no report"):
+        read_study(model)
+    assert sorted(model.iterdir()) == before
+
+
 def test_a_missing_package_is_named(
     model: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -496,6 +533,19 @@ def test_predict_as_a_command(model: pathlib.Path, images: pathlib.Path) -> None
     )
     assert "000.png  " in done.stdout
     assert "1 images in" in done.stderr
+
+
+def test_a_reader_that_has_enough(model: pathlib.Path, images: pathlib.Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "s2mlp_jax.predict", str(model), str(images)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    process.stdout.close()  # as `head` does, here before the first line
+    _, err = process.communicate()
+    assert (process.returncode, b"Traceback" in err) == (0, False)
 
 
 def test_check_fit_knows_every_family() -> None:

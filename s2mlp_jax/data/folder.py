@@ -98,8 +98,7 @@ def _select(root: str, split: str, parts: Sequence[str], classes: Sequence[str])
     if any(name not in parts for name in named):
         raise ValueError(
             f"{root} has no split {split!r}. It has {_listed(parts)}. Without a folder for the "
-            "evaluation, cut train in two: data.train_split=train[:90%] "
-            "data.eval_split=train[90%:]."
+            "evaluation, cut train in two: train_split=train[:90%] eval_split=train[90%:]."
         )
     found = {name: _images_of(root, name, classes) for name in dict.fromkeys(named)}
     infos = {

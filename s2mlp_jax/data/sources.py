@@ -109,7 +109,9 @@ def build(name: str, directory: epath.Path, manual_dir: str = "") -> None:
             raise
 
 
-def open_split(name: str, split: str, data_dir: str = "", cache: bool = False) -> Split:
+def open_split(
+    name: str, split: str, data_dir: str = "", cache: bool = False, channels: int = 0
+) -> Split:
     """Opens one split of a data set that is there.
 
     Args:
@@ -119,12 +121,14 @@ def open_split(name: str, split: str, data_dir: str = "", cache: bool = False) -
       data_dir: folder that holds the prepared data sets; "" for TFDS's default. A folder of
         images is not looked for there.
       cache: decode every image once and keep all in memory.
+      channels: to read images with, 1 grey or 3 in colour; 0: as the data have them.
 
     Raises:
       ValueError: data set, split or a suitable feature not there; the message says what to do.
     """
     path = folder_of(name)
     opened = open_folder(path, split) if path else _open_prepared(name, split, data_dir)
+    opened = opened.read_with(channels)
     return opened.cached() if cache else opened
 
 

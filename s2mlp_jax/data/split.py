@@ -1,6 +1,7 @@
 """What a split of a data set is, wherever its images come from."""
 
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping
 
@@ -44,6 +45,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.source)
 
+    def read_with(self, channels: int) -> "Split":
+        """Returns the same split, its images read grey (1), in colour (3), or as they are (0)."""
+        return dataclasses.replace(self, channels=channels) if channels else self
+
     def cached(self) -> "Split":
         """Returns the same split with every image decoded, now, and kept in memory.
 
@@ -51,6 +56,11 @@ class Split:
           BrokenImageError: as `decode` does.
         """
         return dataclasses.replace(self, source=_Cached(self.source, self.name, self.channels))
+
+
+def public_name(split: str) -> str:
+    """Returns "folder:images train" of "folder:/my/images train"; other names as they are."""
+    return re.sub(r"^folder:.*/", "folder:", split)
 
 
 class _Cached:

@@ -39,6 +39,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", default="folder", choices=FORMATS)
     add_checkpoint_options(parser)
     parser.add_argument(
+        "--image_size",
+        type=int,
+        metavar="PIXELS",
+        help="another than in training, if it fits any; of FILE, default 224",
+    )
+    parser.add_argument(
         "--images",
         default="",
         metavar="PATH",
@@ -53,8 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     way.add_argument("--to-torch", metavar="MODEL_OR_FILE", help="weights to give back")
     timm.add_argument("--output", default="", metavar="FILE")
     timm.add_argument("--model", default="", metavar="NAME", help="what FILE is of")
-    timm.add_argument("--num_classes", type=int, default=1000, metavar="N")
-    timm.add_argument("--image_size", type=int, default=224, metavar="PIXELS")
+    timm.add_argument("--num_classes", type=int, metavar="N", help="of FILE; default 1000")
     return parser
 
 
@@ -80,8 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _export(flags: argparse.Namespace, fields: dict[str, typing.Any]) -> None:
     if not flags.folder:
         raise ValueError("Say what to export and where to: MODEL OUT (--help has examples).")
-    if flags.output or flags.model or fields:
-        raise ValueError("--output and --model are for --from-torch and --to-torch.")
+    _forbid(flags, ("output", "model", "num_classes"), "for --from-torch and --to-torch")
+    if fields:
+        raise ValueError("--model.FIELD is for --from-torch.")
     difference, count = export_model(
         flags.source,
         flags.folder,
@@ -90,6 +96,7 @@ def _export(flags: argparse.Namespace, fields: dict[str, typing.Any]) -> None:
         weights=flags.weights,
         images=flags.images,
         license_name=flags.license,
+        image_size=flags.image_size,
     )
     print(f"Wrote {flags.folder}: largest difference of a logit {difference:.1e}, {count} images.")
     if flags.format == "folder":
@@ -102,20 +109,28 @@ def _export(flags: argparse.Namespace, fields: dict[str, typing.Any]) -> None:
 def _convert(flags: argparse.Namespace, fields: dict[str, typing.Any]) -> None:
     if flags.source or not flags.output:
         raise ValueError("--from-torch and --to-torch need an --output=FILE, and no MODEL OUT.")
-    if flags.images or flags.license != LICENSE or flags.format != FORMATS[0]:
-        raise ValueError("--images, --license and --format go with MODEL OUT.")
+    _forbid(flags, ("images", "license", "format"), "for MODEL OUT")
     if flags.from_torch:
+        _forbid(flags, ("checkpoint", "weights"), "of a run, and not for --from-torch")
         if not flags.model:
             raise ValueError("--from-torch needs --model: a state dict does not say its model.")
-        sizes = (flags.num_classes, flags.image_size)
+        sizes = (flags.num_classes or 1000, flags.image_size or 224)
         weights = import_weights(flags.from_torch, flags.model, flags.output, *sizes, **fields)
         written = flatten(weights.variables)
     elif flags.model or fields:
         raise ValueError("--model is for --from-torch: what is given back says its model.")
     else:
+        _forbid(flags, ("num_classes", "image_size"), "not for --to-torch")
         written = export_weights(flags.to_torch, flags.output, flags.checkpoint, flags.weights)
     numbers = sum(x.size for x in written.values())
     print(f"Wrote {flags.output}: {len(written)} arrays, {numbers:,} numbers.")
+
+
+def _forbid(flags: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Raises a ValueError if one of these options was given."""
+    given = [name for name in names if getattr(flags, name) != _parser().get_default(name)]
+    if given:
+        raise ValueError(f"{', '.join(f'--{name}' for name in given)}: {why}.")
 
 
 if __name__ == "__main__":

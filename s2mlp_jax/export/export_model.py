@@ -89,6 +89,7 @@ def export_model(
     weights: str = "average",
     images: str = "",
     license_name: str = LICENSE,
+    image_size: int | None = None,
 ) -> tuple[float, int]:
     """Writes a folder, all of it or nothing.
 
@@ -99,6 +100,7 @@ def export_model(
       checkpoint, weights: of a run, as `s2mlp_jax.load` takes them.
       images: a file or a folder of images to compare on; scikit-learn's by default.
       license_name: of the weights, for the card.
+      image_size: pixels that what is written is for; as trained by default.
 
     Returns:
       The largest difference of a logit between the model and what was written, and over how many
@@ -106,7 +108,8 @@ def export_model(
 
     Raises:
       ValueError: no such model or format, a model that the format is not for, a package that is
-        missing, a folder that is not empty, or images that are none.
+        missing, a folder that is not empty, images that are none, or an image size that the
+        weights do not fit.
       DifferentError: the difference is above `TOLERANCE`; nothing is left.
     """
     if kind not in FORMATS:
@@ -116,7 +119,7 @@ def export_model(
     output = pathlib.Path(output).absolute()
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"{output} is there already: take another folder.")
-    content = pretrained.read(source, checkpoint, weights)
+    content = pretrained.read(source, checkpoint, weights, image_size)
     pretrained.check_fit(content.weights, content.preprocessing.channels)
     model = build(content.weights.variant, content.weights.num_classes)
     pixels = _compare_on(images, content.preprocessing)
@@ -158,8 +161,8 @@ def _write_and_run(
         return np.asarray(loaded.model.apply(loaded.variables, images, train=False))
     exporter = _EXPORTERS[kind]
     write_description(folder, content, card)
-    size, channels = content.weights.image_size, content.preprocessing.channels
-    exporter.write(folder, model, content.weights.variables, size, channels)
+    how = content.preprocessing
+    exporter.write(folder, model, content.weights.variables, how.image_size, how.channels)
     return exporter.run(folder, images)
 
 

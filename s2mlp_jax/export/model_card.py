@@ -77,9 +77,10 @@ def _dataset(split: str) -> str:
 
 def _summary(content: ModelFolder) -> Iterator[str]:
     weights, training = content.weights, content.training
+    size, trained_at = content.preprocessing.image_size, weights.image_size
     yield (
-        f"`{weights.name}` for images of {weights.image_size}x{weights.image_size} pixels and "
-        f"{weights.num_classes} classes, by s2mlp_jax: [S²-MLP]({_PAPER}) and its relatives in JAX."
+        f"`{weights.name}` for images of {size}x{size} pixels and {weights.num_classes} classes, "
+        f"by s2mlp_jax: [S²-MLP]({_PAPER}) and its relatives in JAX."
     )
     if not training:
         yield "How it was trained was not noted."
@@ -88,6 +89,11 @@ def _summary(content: ModelFolder) -> Iterator[str]:
         f"It has {training['parameters']:,} parameters and takes {training['macs']:,} "
         "multiply-accumulates an image."
     )
+    if size != trained_at:
+        yield (
+            f"It was trained at {trained_at}x{trained_at} pixels; the multiply-accumulates, and "
+            "the figures below, are of that size."
+        )
     evaluation = training["evaluation"]
     if not evaluation:
         yield "These weights were not evaluated."

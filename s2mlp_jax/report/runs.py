@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import pathlib
+import re
 import typing
 
+from s2mlp_jax.data.split import public_name
 from s2mlp_jax.metrics import judged_by, read_metrics, training_seconds
 
 Json = dict[str, typing.Any]
@@ -124,7 +126,8 @@ def read_study(folder: str | pathlib.Path) -> Study:
                 del rows[name], seeds[name]
             note = " ".join(filter(None, [note, f"Not run: {', '.join(left)}."]))
         results = [run.result for runs in seeds.values() for run in runs if run.result]
-        data = {result["eval_data"].split("/")[0] for result in results}
+        # "digits" of "digits/1.0.0 test", "folder:images" of "folder:images val".
+        data = {re.split("[/ ]", public_name(result["eval_data"]))[0] for result in results}
         return Study(
             name=folder.resolve().name,
             title=", ".join([head.get("title", folder.resolve().name), *sorted(data)]),
@@ -137,6 +140,8 @@ def read_study(folder: str | pathlib.Path) -> Study:
         )
     if (folder / "config.json").exists():
         name, config = folder.resolve().name, json.loads((folder / "config.json").read_text())
+        if "training" in config:
+            raise ValueError(f"{folder} is an exported model, of which there is no report.")
         return Study(
             name=name,
             title=f"Run {name}",

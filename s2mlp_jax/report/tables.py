@@ -5,6 +5,7 @@ import json
 import statistics
 import typing
 
+from s2mlp_jax.data.split import public_name
 from s2mlp_jax.report.runs import Json, Run, Study
 from s2mlp_jax.report.statistics import difference_to_baseline, rank_correlation, spread
 
@@ -130,19 +131,36 @@ def _count(study: Study, name: str) -> str:
     return ", ".join([str(done), *others])
 
 
+def _of_all(runs: list[Run], figure: str, form: str = ",") -> str:
+    return _range([run.result[figure] for run in runs], form)
+
+
+def _range(values: list[float], form: str = ",") -> str:
+    """Returns the value that all have, or "2 to 12"."""
+    low, high = min(values), max(values)
+    return f"{low:{form}}" if low == high else f"{low:{form}} to {high:{form}}"
+
+
+def _names(runs: list[Run], which: str) -> str:
+    """Returns the names of the data that the runs had, each once."""
+    return ", ".join(dict.fromkeys(public_name(run.result[which]) for run in runs))
+
+
 def sentences(study: Study) -> list[str]:
     """What is to be said about a table: how it was measured, and how far it is the paper's."""
     said = []
     runs = [run for run in study.runs if run.status == "done"]
     if runs:
-        result = runs[0].result
-        count = runs[0].figure("count")
-        averaged = ", of the averaged weights" if runs[0].prefix == "eval_ema" else ""
+        models = {run.result["model"] for run in runs}
+        counts = [run.figure("count") for run in runs]
+        averaged = {run.prefix for run in runs} == {"eval_ema"}
         said.append(
-            f"{result['model']}: {result['epochs']:.4g} epochs of {result['train_images']:,} "
-            f"images ({result['train_data']}), {result['steps']:,} steps of "
-            f"{result['batch_size']}; the last evaluation{averaged}, on {result['eval_data']}: "
-            f"{count:,} images, so that one is {100 / count:.2g} points. "
+            (f"{models.pop()}: " if len(models) == 1 else "")
+            + f"{_of_all(runs, 'epochs', '.4g')} epochs of {_of_all(runs, 'train_images')} images "
+            f"({_names(runs, 'train_data')}), {_of_all(runs, 'steps')} steps of "
+            f"{_of_all(runs, 'batch_size')}; the last evaluation"
+            f"{', of the averaged weights' if averaged else ''}, on {_names(runs, 'eval_data')}: "
+            f"{_range(counts)} images, so that one is {100 / min(counts):.2g} points. "
             "± is the standard deviation over the seeds."
         )
     if study.compared and any(len(study.done(name)) > 1 for name in study.settings):
