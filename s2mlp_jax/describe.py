@@ -23,10 +23,11 @@ def start(run: Experiment, step: int) -> Iterator[str]:
         f"model     {config.model.name}: {run.parameters:,} parameters, "
         f"{run.macs_per_image:,} multiply-accumulates per {data.image_size}x{data.image_size} image"
     )
+    read = {0: "", 1: "read grey, ", 3: "read in colour, "}[data.channels]
     yield (
         f"data      {run.train_split.name}: {len(run.train_split):,} images, "
         f"{run.eval_split.name}: {len(run.eval_split):,}, {run.model.num_classes} classes, "
-        f"from {run.train_split.path}"
+        f"{read}from {run.train_split.path}"
     )
     peak = parallel.peak_flops(devices.flat[0])
     yield (

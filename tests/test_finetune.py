@@ -159,6 +159,7 @@ def test_a_run_from_before_these_fields_goes_on(tmp_path: pathlib.Path) -> None:
     train_and_evaluate(config, tmp_path, jax.devices()[:1])
     saved = json.loads((tmp_path / "config.json").read_text())
     del saved["init_from"], saved["freeze"], saved["optimizer"]["layer_decay"]
+    del saved["data"]["channels"]
     (tmp_path / "config.json").write_text(json.dumps(saved))
     (tmp_path / "data.json").unlink()
     assert evaluate_workdir(tmp_path)["eval/count"] == 360
@@ -268,7 +269,7 @@ def test_the_recipe_takes_the_model_from_its_folder(
 ) -> None:
     config = load_config(str(ROOT / f"configs/finetune.py:{source}"))
     assert (config.model.dim, config.model.depth, config.data.image_size) == (16, 2, 8)
-    assert config.data.mean == (0.3,)
+    assert (config.data.mean, config.data.channels) == ((0.3,), 1)
     command = [
         sys.executable,
         "main.py",
@@ -283,6 +284,7 @@ def test_the_recipe_takes_the_model_from_its_folder(
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert "a new head for 3 other classes" in done.stdout
+    assert "3 classes, read grey, from " in done.stdout
     assert "frozen: " in done.stdout
     command[2] = "--config=configs/finetune.py:/no/model"
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
