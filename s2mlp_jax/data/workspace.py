@@ -52,7 +52,7 @@ def alone_with(folder: pathlib.Path) -> Iterator[None]:
         def stop(*_: typing.Any) -> None:
             # Not by an exception, which is lost where a library imports or Python cleans up.
             for leftover in _leftovers(folder):
-                shutil.rmtree(leftover)
+                shutil.rmtree(leftover, ignore_errors=True)  # the next start clears up too
             # print would fail if it is what the signal interrupted.
             os.write(2, b"Stopped, and cleared up. Start the same command again.\n")
             os._exit(EXIT_STOPPED)
