@@ -338,7 +338,7 @@ def test_mistakes_are_named(photographs: pathlib.Path, tmp_path: pathlib.Path) -
         f"{here}/val/china has no folder train, but no folder at all. {layout}",
         root=photographs / "val/china",
     )
-    cut = "cut train in two: data.train_split=train.:90%. data.eval_split=train.90%:.."
+    cut = "cut train in two: train_split=train.:90%. eval_split=train.90%:.."
     for split in ("validation", "train+validation[:5]", "", "all"):
         name = re.escape(repr(split))
         fails(f"{here} has no split {name}. It has train, val. Without .*, {cut}", split)
