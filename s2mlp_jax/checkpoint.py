@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
+from s2mlp_jax.differing import differing
 from s2mlp_jax.progress import say
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
@@ -158,12 +159,7 @@ class Checkpoints:
         if metadata is None:
             raise FileNotFoundError("its metadata are not there")
         there = _shapes(metadata.tree if hasattr(metadata, "tree") else metadata)
-        here = _shapes(target)
-        different = [
-            f"{name}: {there.get(name, 'not there')} there, {here.get(name, 'none')} here"
-            for name in sorted(there.keys() | here.keys())
-            if there.get(name) != here.get(name)
-        ]
+        different = differing(there, _shapes(target), "not there", "none")
         if different:
             raise _OtherModelError(
                 f"Checkpoint {step} in {self.directory} is of another model. "

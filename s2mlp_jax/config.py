@@ -16,6 +16,7 @@ import ml_collections
 from s2mlp_jax.data.augment import Crops
 from s2mlp_jax.data.mix import Augmentation
 from s2mlp_jax.data.pipeline import ON_CORRUPT
+from s2mlp_jax.differing import differing
 from s2mlp_jax.models import Model, build
 from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.models.variants import field_types, get_variant
@@ -269,9 +270,11 @@ def model_variant(config: ml_collections.ConfigDict) -> Variant:
     return get_variant(config.model.name, **{name: config.model[name] for name in field_types()})
 
 
-def alters_numbers(field: str) -> bool:
-    """Says whether a change of a field, "train.epochs", makes a run another one."""
-    return field not in _FREE_FIELDS
+def that_alter_numbers(
+    fields: collections.abc.Mapping[str, typing.Any],
+) -> dict[str, typing.Any]:
+    """Returns those fields, {"train.epochs": 5.0}, whose change makes a run another one."""
+    return {field: value for field, value in fields.items() if field not in _FREE_FIELDS}
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
@@ -303,8 +306,4 @@ def differences(
     """
     old, new = {**_LATER_FIELDS, **flatten(saved)}, flatten(config.to_dict())
     missing = "(not there)"
-    return [
-        f"{field}: {old.get(field, missing)!r} there, {new.get(field, missing)!r} here"
-        for field in sorted(old.keys() | new.keys())
-        if alters_numbers(field) and old.get(field, missing) != new.get(field, missing)
-    ]
+    return differing(that_alter_numbers(old), that_alter_numbers(new), missing, missing, repr)

@@ -12,6 +12,7 @@ import ml_collections
 
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.data.sources import Split
+from s2mlp_jax.differing import differing
 from s2mlp_jax.experiment import Experiment, create_experiment, open_data
 from s2mlp_jax.metrics import read_metrics
 from s2mlp_jax.workdir import write_text
@@ -94,8 +95,7 @@ class Sweep:
           ValueError: if the folder is that of another sweep, or of other changes to it.
         """
         path = workdir / "sweep.jsonl"
-        changes = {f: v for f, v in self.changes.items() if config_lib.alters_numbers(f)}
-        changes = json.loads(json.dumps(changes))  # tuples are lists there
+        changes = config_lib.that_alter_numbers(config_lib.flatten(self.changes))
         for line in read_metrics(path)[:1]:
             if pathlib.Path(line["config"]).name != pathlib.Path(self.config_path).name:
                 raise ValueError(
@@ -103,16 +103,10 @@ class Sweep:
                     f"for {self.config_path}."
                 )
             before = line.get("changes", changes)
-            told = "; ".join(
-                f"{field}: {before.get(field, 'unchanged')} there, "
-                f"{changes.get(field, 'unchanged')} here"
-                for field in sorted(before.keys() | changes.keys())
-                if before.get(field) != changes.get(field)
-            )
-            if told:
+            if different := differing(before, changes, "unchanged", "unchanged"):
                 raise ValueError(
                     f"{workdir} has runs with other fields, which a report must not compare with "
-                    f"these: {told}. Take another --workdir, or the same fields."
+                    f"these: {'; '.join(different)}. Take another --workdir, or the same fields."
                 )
         workdir.mkdir(parents=True, exist_ok=True)
         head = {name: value for name, value in self.table.items() if name != "rows"}

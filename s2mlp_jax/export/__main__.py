@@ -128,7 +128,8 @@ def _convert(flags: argparse.Namespace, fields: dict[str, typing.Any]) -> None:
 
 def _forbid(flags: argparse.Namespace, names: Sequence[str], why: str) -> None:
     """Raises a ValueError if one of these options was given."""
-    given = [name for name in names if getattr(flags, name) != _parser().get_default(name)]
+    default = _parser().get_default
+    given = [name for name in names if getattr(flags, name) != default(name)]
     if given:
         raise ValueError(f"{', '.join(f'--{name}' for name in given)}: {why}.")
 

@@ -52,7 +52,7 @@ def settings_table(study: Study) -> Table:
         row = [name, _percent(runs, "accuracy_top1"), _percent(runs, "accuracy_top5")]
         if study.compared:
             row.append(_difference(study, name))
-        row += [_same(runs, "parameters"), _same(runs, "macs"), _count(study, name)]
+        row += [_of_all(runs, "parameters"), _of_all(runs, "macs"), _count(study, name)]
         if printed:
             paper_row = setting["paper"] or {}
             mark = ""
@@ -82,8 +82,8 @@ def speed_table(study: Study) -> Table | None:
         runs, speed = study.done(name), measured.get(name)
         if speed is None:
             continue
-        row = [name, _percent(runs, "accuracy_top1"), _same(runs, "parameters")]
-        row.append(_same(runs, "macs"))
+        row = [name, _percent(runs, "accuracy_top1"), _of_all(runs, "parameters")]
+        row.append(_of_all(runs, "macs"))
         for figure in ("train_images_per_second", "eval_images_per_second"):
             row.append(f"{speed[figure]:,.0f}")
             row += [f"{speed[figure] / base[figure]:.2f}"] if base else []
@@ -116,10 +116,6 @@ def _difference(study: Study, name: str) -> str:
     return text if difference.half_width is None else f"{text} ± {difference.half_width:.2f}"
 
 
-def _same(runs: list[Run], figure: str) -> str:
-    return f"{runs[0].result[figure]:,}" if runs else "–"
-
-
 def _count(study: Study, name: str) -> str:
     runs = study.seeds[name]
     done = len(study.done(name))
@@ -136,7 +132,9 @@ def _of_all(runs: list[Run], figure: str, form: str = ",") -> str:
 
 
 def _range(values: list[float], form: str = ",") -> str:
-    """Returns the value that all have, or "2 to 12"."""
+    """Returns the value that all have, or "2 to 12"; "–" for none."""
+    if not values:
+        return "–"
     low, high = min(values), max(values)
     return f"{low:{form}}" if low == high else f"{low:{form}} to {high:{form}}"
 
