@@ -100,6 +100,7 @@ def convolve_and_normalise(
         epsilon=variant.norm_eps,
         dtype=dtype,
         scale_init=scale_init,
+        use_fast_variance=False,  # as in `layers.norm`
         name=f"norm_{name}",
     )
     return norm(convolution(x))
