@@ -47,6 +47,7 @@ def get_config(model: str = "s2mlp_wide") -> ml_collections.ConfigDict:
     data.download = False  # True lets TFDS use the network
     data.cache = False  # True decodes every image once and keeps all in memory
     data.channels = 0  # to read images with: 1 grey, 3 colour; 0: as the data have them
+    data.rotate = 0  # degrees: turns all images counter-clockwise, 90, 180 or 270; a control
     data.image_size = 224  # pixels [S2]
     data.train_crop = "random_resized"  # or pad, resize [DeiT]
     data.crop_area_min = 0.08  # of random_resized [DeiT]

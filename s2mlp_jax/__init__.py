@@ -6,7 +6,7 @@ requirements.txt.
 
 import typing
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "count_macs",

@@ -44,6 +44,7 @@ _LATER_FIELDS: dict[str, typing.Any] = {
     "init_from": "",
     "freeze": "",
     "data.channels": 0,
+    "data.rotate": 0,
     "optimizer.layer_decay": 1.0,
 }
 

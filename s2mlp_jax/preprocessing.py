@@ -24,6 +24,7 @@ class Preprocessing:
       mean, std: of pixels in [0, 1], one a channel: as many as the images are made to have.
       antialias: of the resize; Pillow's always is.
       decoder: that the metrics were measured with; the evaluation's is Pillow.
+      rotate: degrees by which an image is turned counter-clockwise first.
 
     Raises:
       ValueError: at construction, if a value is not allowed.
@@ -36,6 +37,7 @@ class Preprocessing:
     std: tuple[float, ...]
     antialias: bool = True
     decoder: str = "pillow"
+    rotate: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))  # JSON has lists
@@ -60,7 +62,8 @@ class Preprocessing:
     def crops(self) -> Crops:
         """The same, as the evaluation's pipeline takes it."""
         size, ratio = self.image_size, self.crop_ratio
-        return Crops(size, "resize", 1.0, 0, 0.0, ratio, self.interpolation, self.decoder)
+        how = (self.interpolation, self.decoder, self.rotate)
+        return Crops(size, "resize", 1.0, 0, 0.0, ratio, *how)
 
     def at(self, image_size: int) -> "Preprocessing":
         """Returns the same for another image size, in pixels."""

@@ -80,7 +80,12 @@ def describe_run(workdir: pathlib.Path) -> tuple[str, dict[str, typing.Any], Pre
 
 def _preprocessing(data: ml_collections.ConfigDict) -> Preprocessing:
     return Preprocessing(
-        data.image_size, data.eval_crop_ratio, data.interpolation, data.mean, data.std
+        data.image_size,
+        data.eval_crop_ratio,
+        data.interpolation,
+        data.mean,
+        data.std,
+        rotate=data.rotate,
     )
 
 

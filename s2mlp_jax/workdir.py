@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import jax
 import ml_collections
 
+import s2mlp_jax
 from s2mlp_jax.config import differences, to_json
 
 _PACKAGES = (
@@ -171,12 +172,14 @@ def git_commit() -> str:
 
 def versions() -> dict[str, str]:
     """Returns the versions of the packages that a run's numbers depend on."""
-    return {name: _version(name) for name in _PACKAGES}
+    return {"s2mlp_jax": s2mlp_jax.__version__} | {name: _version(name) for name in _PACKAGES}
 
 
 def changed_versions(then: Mapping[str, str]) -> str:
     """Lists the packages whose version is not that of a record, "jax 0.10.2 -> 0.12.0, ..."."""
-    now = versions()
+    if not then:
+        return ""
+    now, then = versions(), {"s2mlp_jax": "0.1.0", **then}  # which the first version did not note
     changed = [f"{name} {then[name]} -> {now[name]}" for name in then if then[name] != now[name]]
     return ", ".join(changed)
 

@@ -6,7 +6,7 @@ import math
 import pathlib
 import random
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from PIL import Image
@@ -15,6 +15,7 @@ from s2mlp_jax.data import jpeg, turbo
 
 CROPS: tuple[str, ...] = ("random_resized", "pad", "resize")
 DECODERS: tuple[str, ...] = ("turbo", "pillow")
+ROTATIONS: tuple[int, ...] = (0, 90, 180, 270)
 INTERPOLATIONS: dict[str, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -44,6 +45,8 @@ class Crops:
       interpolation: of every resize, antialiased as Pillow does it.
       decoder: what decodes and resizes for training: "pillow", or "turbo", which is twice as
         fast (see `turbo.py`). Evaluation is Pillow's in any case.
+      rotate: degrees by which all images, for training and evaluation, are turned
+        counter-clockwise before anything else is done to them: one of `ROTATIONS`.
 
     Raises:
       ValueError: at construction, if a field's value is not allowed or a library is not there.
@@ -57,18 +60,20 @@ class Crops:
     eval_crop_ratio: float
     interpolation: str
     decoder: str
+    rotate: int = 0
 
     def __post_init__(self) -> None:
-        choices = (
+        choices: tuple[tuple[str, Collection[typing.Any]], ...] = (
             ("train_crop", CROPS),
             ("interpolation", INTERPOLATIONS),
             ("decoder", DECODERS),
+            ("rotate", ROTATIONS),
         )
         for field, allowed in choices:
             if getattr(self, field) not in allowed:
                 raise ValueError(
                     f"Unknown data.{field} {getattr(self, field)!r}. "
-                    f"Allowed are {', '.join(allowed)}."
+                    f"Allowed are {', '.join(map(str, allowed))}."
                 )
         for field in ("crop_area_min", "eval_crop_ratio"):
             if not 0.0 < getattr(self, field) <= 1.0:
@@ -238,9 +243,10 @@ def train_views(
     """
     image = record["image"]
     turbo_reads = crops.decoder == "turbo" and channels == 3 and isinstance(image, bytes)
-    header = jpeg.read_header(image) if turbo_reads else None
+    # Of a turned image the rows that a crop needs are columns of the file: all is decoded.
+    header = jpeg.read_header(image) if turbo_reads and not crops.rotate else None
     if header is None:
-        pixels, first_row = decode(record, channels, origin), 0
+        pixels, first_row = rotated(decode(record, channels, origin), crops), 0
         views = [draw_view(pixels.shape[0], pixels.shape[1], crops, rng) for rng in rngs]
     else:
         views = [draw_view(header.height, header.width, crops, rng) for rng in rngs]
@@ -252,14 +258,41 @@ def train_views(
         make_view(pixels, view, crops, out, first_row)
 
 
+def rotated(image: np.ndarray, crops: Crops) -> np.ndarray:
+    """Turns an image (h, w, c) counter-clockwise by `crops.rotate` degrees."""
+    return np.rot90(image, crops.rotate // 90)
+
+
+def eval_geometry(
+    height: int, width: int, image_size: int, crop_ratio: float
+) -> tuple[int, int, int, int]:
+    """Returns how the evaluation resizes and crops an image; all in pixels.
+
+    The integer arithmetic is that of the reference, to the pixel: DeiT's and timm's short side,
+    int(image_size / crop_ratio), torchvision's `Resize`, which rounds the long side down, and its
+    `CenterCrop`, which rounds an offset of half a pixel to the even number.
+
+    Returns:
+      height and width after the resize, and the top and left edge of the central square of
+      image_size in it.
+    """
+    short_side = max(image_size, int(image_size / crop_ratio))
+    height, width = (side * short_side // min(height, width) for side in (height, width))
+    top, left = (round((side - image_size) / 2) for side in (height, width))
+    return height, width, top, left
+
+
 def eval_view(image: np.ndarray, crops: Crops) -> np.ndarray:
-    """Resizes the short side to image_size / eval_crop_ratio and takes the central square."""
-    size = crops.image_size
-    height, width = image.shape[:2]
-    short = max(size, round(size / crops.eval_crop_ratio))
-    scale = short / min(height, width)
-    # torchvision rounds the long side down; it never gets shorter than the short one.
-    new_height, new_width = max(short, int(height * scale)), max(short, int(width * scale))
-    image = _resize(image, new_width, new_height, crops.interpolation)
-    top, left = (new_height - size) // 2, (new_width - size) // 2
+    """Resizes the short side to image_size / eval_crop_ratio and takes the central square.
+
+    Args:
+      image: (h, w, c) uint8, any size.
+
+    Returns:
+      (image_size, image_size, c) uint8; `eval_geometry` has the rounding.
+    """
+    image, size = rotated(image, crops), crops.image_size
+    height, width, _ = image.shape
+    height, width, top, left = eval_geometry(height, width, size, crops.eval_crop_ratio)
+    image = _resize(image, width, height, crops.interpolation)
     return image[top : top + size, left : left + size]

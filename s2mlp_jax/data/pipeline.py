@@ -8,6 +8,7 @@ import collections
 import concurrent.futures
 import functools
 import itertools
+import math
 import random
 import typing
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,9 @@ _Work = tuple[Batch, list[Callable[[], None]]]
 _Made = typing.TypeVar("_Made")
 
 ON_CORRUPT: tuple[str, ...] = ("stop", "skip")
+# Of Grain's shuffle. With its usual 4 a batch holds the parts of a data set more evenly than chance
+# would, and what stands side by side once does so again too often (docs/decisions.md).
+_SHUFFLE_ROUNDS = 12
 _IMAGES_PER_JOB = 16  # at the most; to hand over single small images costs more than to make them
 
 
@@ -50,8 +54,9 @@ def train_batches(
       batch_size: of the global batch.
       positions: the positions within the global batch that this process holds.
       repeats: views of each image in a batch (repeated augmentation, arXiv 1901.09335). A batch
-        then has so many times fewer images, and its views of one lie far apart in it. An image
-        is decoded once for all of its views that this process holds.
+        then has so many times fewer images, and its views of one lie far apart in it, each beside
+        another image (`batch_places`). An image is decoded once for all of its views that this
+        process holds.
       start_step: batches to pass over; they are skipped, not read.
       num_threads: that read and augment, each a few images of a batch at a time; 0 does all in
         the calling thread.
@@ -72,8 +77,8 @@ def train_batches(
     order = _order(len(split), seed)
     distinct = -(-batch_size // repeats)
     views: dict[int, list[int]] = {}  # the image's place in the batch -> its rows here
-    for row, position in enumerate(positions):
-        views.setdefault(int(position) % distinct, []).append(row)
+    for row, place in enumerate(batch_places(batch_size, repeats)[positions]):
+        views.setdefault(int(place), []).append(row)
     read = _Reader(split, on_corrupt)
 
     def fill(batch: Batch, step: int, places: tuple[int, ...]) -> None:
@@ -152,6 +157,21 @@ def eval_batches(
     yield from _prefetched(map(work, steps), num_threads, prefetch)
 
 
+def batch_places(batch_size: int, repeats: int) -> np.ndarray:
+    """Returns which of a batch's images stands at each of its positions, (batch_size,).
+
+    One copy of the images follows the other. Mixup and cutmix mix neighbours, so each copy takes
+    the images in another stride, coprime to their number: the views of an image then meet
+    different images, which in the same order would all meet the same one.
+    """
+    distinct = -(-batch_size // repeats)
+    # A stride and its negative make the same neighbours, so that half of them are enough.
+    coprime = (n for n in range(1, distinct // 2 + 1) if math.gcd(n, distinct) == 1)
+    strides = list(itertools.islice(coprime, repeats)) or [1]
+    copy, place = np.divmod(np.arange(batch_size), distinct)
+    return place * np.take(strides, copy, mode="wrap") % distinct
+
+
 def _order(length: int, seed: int) -> Callable[[int], int]:
     """Returns what says which record stands at a place of the endless stream.
 
@@ -165,7 +185,7 @@ def _order(length: int, seed: int) -> Callable[[int], int]:
 
     def record_at(place: int) -> int:
         epoch, inside = divmod(place, length)
-        return index_shuffle(inside, length - 1, seed_of(epoch), 4)
+        return index_shuffle(inside, length - 1, seed_of(epoch), _SHUFFLE_ROUNDS)
 
     return record_at
 

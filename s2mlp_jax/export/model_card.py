@@ -110,9 +110,11 @@ def _summary(content: ModelFolder) -> Iterator[str]:
 
 def _preprocessing(content: ModelFolder) -> Iterator[str]:
     how = content.preprocessing
+    turned = f"turned by {how.rotate} degrees counter-clockwise, " if how.rotate else ""
+    short_side = max(how.image_size, int(how.image_size / how.crop_ratio))
     yield (
-        f"Images are resized ({how.interpolation}, antialiased) to a short side of "
-        f"{round(how.image_size / how.crop_ratio)} pixels, cut to the central "
+        f"Images are {turned}resized ({how.interpolation}, antialiased) to a short side of "
+        f"{short_side} pixels, cut to the central "
         f"{how.image_size}x{how.image_size}, and normalised by (x / 255 - mean) / std, with mean "
         f"{_numbers(how.mean)} and std {_numbers(how.std)}: `preprocessing.json`."
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.data import mix, randaugment
-from s2mlp_jax.data.augment import decode, draw_view, eval_view, make_view
+from s2mlp_jax.data.augment import decode, draw_view, eval_view, make_view, rotated
 from s2mlp_jax.visualize.canvas import new_figure, no_ticks
 
 if typing.TYPE_CHECKING:
@@ -65,11 +65,12 @@ def augment(
     mean, std = config.data.mean, config.data.std
     fill = [round(255 * value) for value in mean]
     images = [images[i % len(images)] for i in range(_COLUMNS)]
+    turned = [rotated(image, crops) for image in images]  # as training does first
     seen = jnp.asarray(np.stack([eval_view(image, crops) for image in images]))
     rng = random.Random(seed)
-    views = [draw_view(image.shape[0], image.shape[1], crops, rng) for image in images]
+    views = [draw_view(image.shape[0], image.shape[1], crops, rng) for image in turned]
     made = np.empty((_COLUMNS, crops.image_size, crops.image_size, 3), np.uint8)
-    for image, view, out in zip(images, views, made, strict=True):
+    for image, view, out in zip(turned, views, made, strict=True):
         make_view(image, view, crops, out)
     train = jnp.asarray(made)
     key = jax.random.key(seed)
