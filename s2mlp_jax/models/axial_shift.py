@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from s2mlp_jax.models.precision import accumulator
+
 # What a token gets whose source lies outside the grid -> the mode of `jnp.pad` that gives it.
 AXIAL_BORDERS: dict[str, str] = {
     "zero": "constant",
@@ -53,10 +55,12 @@ def axial_shift(
     cuts = np.cumsum([channels for channels, _ in chunks])[:-1]
     length = x.shape[axis]
     shifted = []
-    for part, (_, offset) in zip(jnp.split(x, cuts, axis=-1), chunks, strict=True):
+    # Repeating an edge sums its gradient; the other modes move values only.
+    wide = accumulator(x.dtype) if border == "replicate" else x.dtype
+    for part, (_, offset) in zip(jnp.split(x.astype(wide), cuts, axis=-1), chunks, strict=True):
         padding = [(0, 0)] * 4
         padding[axis] = (max(offset, 0), max(-offset, 0))
         padded = jnp.pad(part, padding, mode=AXIAL_BORDERS[border])
         start = max(-offset, 0)
         shifted.append(jax.lax.slice_in_dim(padded, start, start + length, axis=axis))
-    return jnp.concatenate(shifted, axis=-1)
+    return jnp.concatenate(shifted, axis=-1).astype(x.dtype)

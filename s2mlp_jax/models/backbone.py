@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from s2mlp_jax.models import layers, token_mixers
+from s2mlp_jax.models.precision import add
 from s2mlp_jax.models.spatial_shift import directions_of_channels
 from s2mlp_jax.models.variant import Variant
 
@@ -153,8 +154,9 @@ class Backbone(nn.Module):
         v, normal = self.variant, nn.initializers.normal(layers.INIT_STD)
         b, h, w, c = x.shape
         if v.pool == "class_token":
-            token = self.param("class_token", normal, (1, 1, 1, c)).astype(self.dtype)
-            token = jnp.broadcast_to(token, (b, 1, 1, c))
+            token = self.param("class_token", normal, (1, 1, 1, c))
+            # Rounded after it is repeated, so that its gradient is summed before it is rounded.
+            token = jnp.broadcast_to(token, (b, 1, 1, c)).astype(self.dtype)
             x = jnp.concatenate([token, x.reshape(b, 1, h * w, c)], axis=2)
         if v.position == "learned":
             if self.has_variable("params", "position"):
@@ -165,7 +167,7 @@ class Backbone(nn.Module):
                         f"and the image has {x.shape[1] * x.shape[2]}: this model is bound to the "
                         "image size that it was made for."
                     )
-            x = x + self.param("position", normal, (1, *x.shape[1:])).astype(self.dtype)
+            x = add(x, self.param("position", normal, (1, *x.shape[1:])))
         return x
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from s2mlp_jax.models.precision import accumulator, in_float32
 from s2mlp_jax.models.spatial_shift import DIRECTIONS, group_sizes, parse_pattern
 
 
@@ -34,21 +35,27 @@ def depthwise_convolution(x: jax.Array, kernel: jax.Array, border: str) -> jax.A
     """A 3x3 convolution of every channel by itself, as nine shifted products.
 
     XLA fuses them into one loop; its own grouped convolution takes many times as long on a CPU
-    (`results/spatial_shift.md`).
+    (`results/spatial_shift.md`). Summed in float32, and rounded to x's dtype once.
 
     Args:
       x: (b, h, w, c).
-      kernel: (3, 3, c); its entry [1, 1] is that of the token itself.
+      kernel: (3, 3, c) float32; its entry [1, 1] is that of the token itself.
       border: what lies outside of the grid: "zero"; "circular", the opposite edge; or "keep", the
         nearest token, so that the weights of pattern (a) keep a token's value as the shift does.
     """
-    padded = _with_border(x, border)
     h, w = x.shape[1:3]
-    result = jnp.zeros_like(x)
-    for i in range(3):
-        for j in range(3):
-            result = result + padded[:, i : i + h, j : j + w, :] * kernel[i, j][None, None, None, :]
-    return result
+
+    @in_float32
+    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        padded = _with_border(x.astype(accumulator(x.dtype)), border)
+        result = jnp.zeros(x.shape, padded.dtype)
+        for i in range(3):
+            for j in range(3):
+                weight = kernel[i, j][None, None, None, :]
+                result = result + padded[:, i : i + h, j : j + w, :] * weight
+        return result.astype(x.dtype)
+
+    return convolve(x, kernel)
 
 
 def _with_border(x: jax.Array, border: str) -> jax.Array:

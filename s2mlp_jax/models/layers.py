@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from s2mlp_jax.models.precision import product, scale_and_add
+
 Dtype = typing.Any
 Initializer = Callable[..., jax.Array]
 
@@ -65,22 +67,37 @@ INITS: dict[str, Init] = {
 }
 
 
+class Linear(nn.Module):
+    """A linear layer over the last axis.
+
+    Attributes:
+      dtype: compute dtype; the parameters are float32, and so are all sums (`precision.py`).
+    """
+
+    features: int
+    draw: Draw
+    dtype: Dtype = jnp.float32
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (..., c) to (..., features)."""
+        inputs = x.shape[-1]
+        kernel = self.param("kernel", self.draw.kernel(inputs), (inputs, self.features))
+        # With one row a token the gradient of the weights is a plain matrix product; of four axes
+        # XLA makes one for a CPU by transposing the activations in memory.
+        rows = x.reshape(-1, inputs).astype(self.dtype)
+        y = product("nc,cm->nm", rows, kernel)
+        if self.use_bias:
+            y = y + self.param("bias", self.draw.bias(inputs), (self.features,))[None, :]
+        return y.astype(self.dtype).reshape(*x.shape[:-1], self.features)
+
+
 def linear(
     x: jax.Array, features: int, draw: Draw, dtype: Dtype, name: str, use_bias: bool = True
 ) -> jax.Array:
-    """A linear layer over the last axis, as a submodule of the module that calls it."""
-    inputs = x.shape[-1]
-    layer = nn.Dense(
-        features,
-        use_bias=use_bias,
-        dtype=dtype,
-        kernel_init=draw.kernel(inputs),
-        bias_init=draw.bias(inputs),
-        name=name,
-    )
-    # With one row a token the gradient of the weights is a plain matrix product; of four axes
-    # XLA makes one for a CPU by transposing the activations in memory.
-    return layer(x.reshape(-1, inputs)).reshape(*x.shape[:-1], features)
+    """Applies a `Linear` layer, as a submodule of the module that calls it."""
+    return Linear(features, draw, dtype, use_bias, name=name)(x)
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -113,11 +130,10 @@ class Affine(nn.Module):
         shape = (x.shape[-1],)
         broadcast = (1,) * (x.ndim - 1) + shape
         scale = self.param("scale", nn.initializers.constant(self.scale_init), shape)
-        x = x.astype(self.dtype) * scale.reshape(broadcast).astype(self.dtype)
+        bias = None
         if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros_init(), shape)
-            x = x + bias.reshape(broadcast).astype(self.dtype)
-        return x
+            bias = self.param("bias", nn.initializers.zeros_init(), shape).reshape(broadcast)
+        return scale_and_add(x.astype(self.dtype), scale.reshape(broadcast), bias)
 
 
 def norm(kind: str, eps: float, scale_init: float, dtype: Dtype, name: str) -> nn.Module:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from s2mlp_jax.models import layers
 from s2mlp_jax.models.backbone import check_call
+from s2mlp_jax.models.precision import accumulator, convolution, in_float32, product
 from s2mlp_jax.models.variant import Variant
 
 # He's initialisation by the outputs, as torchvision and timm draw convolutions.
@@ -62,19 +63,21 @@ class Convolution(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (b, h, w, c) to (b, h / stride, w / stride, features), rounded up."""
         shape = (self.size, self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", _HE, shape).astype(self.dtype)
+        kernel = self.param("kernel", _HE, shape)
         if self.size == 1:
             x = x[:, :: self.stride, :: self.stride]
-            rows = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
-            return rows.reshape(*x.shape[:3], self.features)
-        pad = self.size // 2
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (self.stride, self.stride),
-            [(pad, pad)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+            rows = product("nc,cm->nm", x.reshape(-1, x.shape[-1]), kernel[0, 0])
+            y = rows.reshape(*x.shape[:3], self.features)
+        else:
+            y = convolution(x, kernel, self.stride)
+        return y.astype(self.dtype)
+
+
+@in_float32
+def _max_pool(x: jax.Array) -> jax.Array:
+    """3x3, stride 2. Windows overlap, so that its gradient is a sum."""
+    wide = x.astype(accumulator(x.dtype))
+    return nn.max_pool(wide, (3, 3), (2, 2), padding=[(1, 1)] * 2).astype(x.dtype)
 
 
 def convolve_and_normalise(
@@ -129,7 +132,7 @@ class ResNet(nn.Module):
         x = images.astype(self.dtype)
         if v.patch_size == 4:
             x = nn.relu(convolve(x, v.dim, 7, 2, "stem"))
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=[(1, 1)] * 2)
+            x = _max_pool(x)
         else:
             x = nn.relu(convolve(x, v.dim, 3, 1, "stem"))
         rates = iter(layers.drop_path_rates(v.drop_path, sum(v.depths), v.drop_path_rule))

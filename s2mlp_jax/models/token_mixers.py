@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from s2mlp_jax.models.axial_shift import axial_shift
 from s2mlp_jax.models.depthwise import depthwise_convolution, shift_as_depthwise
 from s2mlp_jax.models.layers import INITS, Draw, Dtype, gelu, linear, norm
+from s2mlp_jax.models.precision import accumulator, in_float32, product
 from s2mlp_jax.models.spatial_shift import shift_channels, spatial_shift
 from s2mlp_jax.models.variant import Variant
 
@@ -66,7 +67,7 @@ class Depthwise(TokenMixer):
             kernel = self.param("kernel", lambda _: jnp.asarray(shift_as_depthwise("a", c)))
         else:
             kernel = self.param("kernel", draw, (3, 3, c))
-        x = depthwise_convolution(x, kernel.astype(x.dtype), v.border)
+        x = depthwise_convolution(x, kernel, v.border)
         return self.linear(x, c, "fc_out")
 
 
@@ -91,8 +92,8 @@ class OverTokens(nn.Module):
                 raise ValueError(_other_grid(f"{made_for} tokens", f"{n} tokens"))
         kernel = self.param("kernel", self.draw.kernel(n), (n, self.features))
         bias = self.param("bias", self.draw.bias(n), (self.features,))
-        y = jnp.einsum("bnc,nm->bmc", x.astype(self.dtype), kernel.astype(self.dtype))
-        return y + bias.astype(self.dtype)[None, :, None]
+        y = product("bnc,nm->bmc", x.astype(self.dtype), kernel) + bias[None, :, None]
+        return y.astype(self.dtype)
 
 
 def _other_grid(made_for: str, got: str) -> str:
@@ -141,15 +142,26 @@ class Fusion(TokenMixer):
     def __call__(self, branches: list[jax.Array]) -> jax.Array:
         """Maps K arrays (b, h, w, c) to one."""
         if self.variant.fusion != "split_attention":
-            total = sum(branches[1:], start=branches[0])
+            total = _total(branches)
             return total / len(branches) if self.variant.fusion == "mean" else total
         c, k = branches[0].shape[-1], len(branches)
-        a = sum(branches[1:], start=branches[0]).mean(axis=(1, 2))
+        wide = accumulator(self.dtype)
+        a = _total([x.astype(wide).mean(axis=(1, 2)) for x in branches])
         a = gelu(self.linear(a, c // 4, "fc_in", self.use_bias))
         a = self.linear(a, k * c, "fc_out", self.use_bias).reshape(-1, k, c)
-        weights = nn.softmax(a.astype(jnp.float32), axis=1).astype(self.dtype)
-        parts = [x * weights[:, i, None, None, :] for i, x in enumerate(branches)]
-        return sum(parts[1:], start=parts[0])
+        weights = nn.softmax(a.astype(wide), axis=1)
+        return _weighted_sum(branches, [weights[:, i, None, None, :] for i in range(k)])
+
+
+@in_float32
+def _weighted_sum(branches: list[jax.Array], weights: list[jax.Array]) -> jax.Array:
+    wide, dtype = accumulator(branches[0].dtype), branches[0].dtype
+    parts = [x.astype(wide) * w for x, w in zip(branches, weights, strict=True)]
+    return _total(parts).astype(dtype)
+
+
+def _total(arrays: list[jax.Array]) -> jax.Array:
+    return sum(arrays[1:], start=arrays[0])
 
 
 class SplitShift(TokenMixer):
@@ -235,7 +247,9 @@ class Attention(TokenMixer):
         heads = c // self.variant.head_dim
         qkv = self.linear(x, 3 * c, "qkv").reshape(b, h * w, 3, heads, self.variant.head_dim)
         q, k, v = (qkv[:, :, i] for i in range(3))
-        mixed = jax.nn.dot_product_attention(q, k, v)
+        scores = product("bnhd,bmhd->bhnm", q, k) * self.variant.head_dim**-0.5
+        weights = nn.softmax(scores, axis=-1).astype(self.dtype)
+        mixed = product("bhnm,bmhd->bnhd", weights, v).astype(self.dtype)
         return self.linear(mixed.reshape(x.shape), c, "fc_out")
 
 
