@@ -217,16 +217,6 @@ def biased(after: Named, before: Named, counts: dict[str, int]) -> Named:
     return result
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """So small models take PyTorch twenty times as long where its threads wait for a core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_ten_steps(case: Case, tmp_path: pathlib.Path) -> None:
     run = experiment(case)
