@@ -12,17 +12,21 @@ _kept: list[object] = []
 
 def require(package: str) -> types.ModuleType:
     """Imports "torch", "torchvision" or "timm", or skips the module that calls this at its top."""
-    reason = f"compares with {package}'s own code, and the package is not installed"
-    torch = pytest.importorskip("torch", reason=reason)
+
+    def find(name: str) -> types.ModuleType:
+        reason = f"compares with {package}'s own code, and {name} is not installed"
+        return pytest.importorskip(name, reason=reason)
+
+    torch = find("torch")
     with warnings.catch_warnings():
         # Of what they import, or of a part of torchvision that does not load: see below.
         warnings.simplefilter("ignore")
         if package != "torch":  # timm imports it as well
             try:
-                pytest.importorskip("torchvision", reason=reason)
+                find("torchvision")
             except RuntimeError:
                 _import_torchvision(torch)
-        return pytest.importorskip(package, reason=reason)
+        return find(package)
 
 
 def _import_torchvision(torch: types.ModuleType) -> None:

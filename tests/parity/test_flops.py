@@ -9,7 +9,7 @@ import typing
 
 import pytest
 
-from s2mlp_jax.export import pytorch, s2mlp_torch
+from s2mlp_jax.export import pytorch
 from s2mlp_jax.models.cost import variant_cost
 from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.models.variants import VARIANTS
@@ -21,6 +21,7 @@ import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from benchmarks import torch_models  # noqa: E402
+from s2mlp_jax.export import s2mlp_torch  # noqa: E402
 
 SIZES = (224, 448)  # one size alone would not tell what grows with the tokens, and what does not
 EXPORTED = [name for name in VARIANTS if name.startswith("s2mlp") and "v2" not in name]

@@ -22,7 +22,6 @@ from s2mlp_jax import optim
 from s2mlp_jax.config import load_config, make_augmentation, make_crops
 from s2mlp_jax.data import mix, randaugment
 from s2mlp_jax.export.pytorch import _arguments
-from s2mlp_jax.export.s2mlp_torch import S2MLP
 from s2mlp_jax.export.torch_tables import table
 from s2mlp_jax.models import create_model, get_variant, init
 from s2mlp_jax.models.layers import drop_path, drop_path_rates
@@ -45,6 +44,7 @@ from timm.scheduler import CosineLRScheduler  # noqa: E402
 from timm.utils import ModelEma  # noqa: E402
 
 from benchmarks import torch_models  # noqa: E402
+from s2mlp_jax.export.s2mlp_torch import S2MLP  # noqa: E402
 
 CONFIG = load_config(str(ROOT / "configs/deit.py"))
 RECIPE = make_augmentation(CONFIG)
