@@ -84,9 +84,9 @@ class Case(typing.NamedTuple):
 _SMALL = {"depth": 2, "dim": 24, "patch_size": 2}
 _RESNET = {"depth": 1, "dim": 8, "later_depths": (1,), "later_dims": (16,)}
 CASES = {
-    "mlp_mixer": Case("mlp_mixer_s16", _SMALL, mlp_mixer, 1e-4, 4e-6),
-    "deit": Case("deit_ti", _SMALL | {"head_dim": 12}, deit, 1e-4, 4e-6),
-    "resnet": Case("resnet_50", _RESNET, resnet, 1e-4, 4e-5),
+    "mlp_mixer": Case("mlp_mixer_s16", _SMALL, mlp_mixer, 1e-4, 1e-5),
+    "deit": Case("deit_ti", _SMALL | {"head_dim": 12}, deit, 1e-4, 1e-5),
+    "resnet": Case("resnet_50", _RESNET, resnet, 1e-4, 1e-4),
     "s2mlp": Case("s2mlp_wide", _SMALL, None, 1e-8, 2e-6),
     "s2mlp_affine": Case("s2mlp_deep", _SMALL, None, 1e-8, 2e-6),
 }
