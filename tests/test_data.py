@@ -9,14 +9,17 @@ import os
 import pathlib
 import random
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from s2mlp_jax.data import sources
-from s2mlp_jax.data.augment import Crops, decode, eval_view, train_views
-from s2mlp_jax.data.pipeline import eval_batches, train_batches
+from s2mlp_jax import parallel
+from s2mlp_jax.data import mix, pipeline, sources
+from s2mlp_jax.data.augment import Crops, decode, eval_geometry, eval_view, train_views
+from s2mlp_jax.data.pipeline import batch_places, eval_batches, train_batches
 from s2mlp_jax.experiment import create_experiment
+from s2mlp_jax.preprocessing import Preprocessing
 from tests.data_sets import CIFAR_TEST, IMAGENET_TRAIN
 from tests.helpers import tiny_config
 
@@ -183,6 +186,88 @@ def test_evaluation_crops_the_centre() -> None:
     np.testing.assert_array_equal(whole, image[:, 10:50])
 
 
+# (height, width), image_size, crop_ratio -> height and width resized to, top, left: worked out with
+# torchvision 0.28's Resize and CenterCrop on int(image_size / crop_ratio).
+GEOMETRY = [
+    ((256, 259), 224, 0.875, (256, 259, 16, 18)),  # 17.5 is rounded to the even number
+    ((257, 256), 224, 0.875, (257, 256, 16, 16)),  # and so is 16.5
+    ((206, 309), 224, 0.875, (256, 384, 16, 80)),
+    ((500, 375), 384, 0.875, (584, 438, 100, 27)),  # 438.86 is cut
+    ((375, 500), 160, 0.875, (182, 242, 11, 41)),
+    ((768, 1024), 288, 0.875, (329, 438, 20, 75)),  # 20.5
+    ((8, 8), 8, 1.0, (8, 8, 0, 0)),
+    ((3, 1000), 8, 1.0, (8, 2666, 0, 1329)),
+]
+
+
+@pytest.mark.parametrize(("image", "size", "ratio", "expected"), GEOMETRY)
+def test_evaluation_geometry(
+    image: tuple[int, int], size: int, ratio: float, expected: tuple[int, ...]
+) -> None:
+    assert eval_geometry(*image, size, ratio) == expected
+    turned = eval_geometry(*image[::-1], size, ratio)
+    assert turned == (*expected[1::-1], *expected[:1:-1])
+
+
+def test_every_reader_of_an_image_sees_the_same_pixels(tmp_path: pathlib.Path) -> None:
+    """Evaluation, `load`'s preprocessing, and training's two decoders where nothing is cropped."""
+    from sklearn.datasets import load_sample_image
+
+    file = tmp_path / "x.jpg"
+    Image.fromarray(load_sample_image("china.jpg")[:206, :309]).save(file, quality=95)
+    record = {"image": file.read_bytes(), "index": 0}
+    how = Preprocessing(224, 0.875, "bicubic", (0.5,) * 3, (0.5,) * 3)
+    evaluated = eval_view(decode(record, 3, ""), how.crops)
+    np.testing.assert_array_equal(how.pixels(file), evaluated)
+    resized = Image.open(file).resize((384, 256), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(np.asarray(resized)[16:240, 80:304], evaluated)
+    views = [
+        train_view(record, crops(image_size=224, train_crop="resize", flip=0.0, decoder=name), None)
+        for name in ("pillow", "turbo")
+    ]
+    expected = np.asarray(Image.open(file).resize((224, 224), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(views[0], expected)
+    off = np.abs(views[1].astype(int) - expected)
+    assert off.mean() < 0.3  # turbo rounds otherwise: docs/fidelity.md
+    assert (off > 1).mean() < 0.01
+
+
+@pytest.mark.parametrize("decoder", ["pillow", "turbo"])
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_turned_images(degrees: int, decoder: str, tmp_path: pathlib.Path) -> None:
+    """Turned before all else: as if the files had been turned."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    files = {}
+    for name, image in (("upright", pixels), ("turned", np.rot90(pixels, degrees // 90))):
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        files[name] = {"image": file.getvalue(), "index": 0}
+    jpeg_file = io.BytesIO()
+    Image.fromarray(pixels).save(jpeg_file, "JPEG")
+    for kind in ("random_resized", "pad", "resize"):
+        plain = crops(image_size=16, train_crop=kind, crop_padding=2, decoder=decoder)
+        how = dataclasses.replace(plain, rotate=degrees)
+        for seed in range(5):
+            expected = train_view(files["turned"], plain, random.Random(seed))
+            got = train_view(files["upright"], how, random.Random(seed))
+            np.testing.assert_array_equal(got, expected)
+            record = {"image": jpeg_file.getvalue(), "index": 0}
+            turned = {"image": np.rot90(decode(record, 3, ""), degrees // 90), "index": 0}
+            np.testing.assert_array_equal(
+                train_view(record, how, random.Random(seed)),
+                train_view(turned, plain, random.Random(seed)),
+            )
+        np.testing.assert_array_equal(
+            eval_view(decode(files["upright"], 3, ""), how),
+            eval_view(decode(files["turned"], 3, ""), plain),
+        )
+    how = Preprocessing(16, 0.8, "bicubic", (0.5,) * 3, (0.5,) * 3, rotate=degrees)
+    expected = eval_view(np.rot90(pixels, degrees // 90), dataclasses.replace(how, rotate=0).crops)
+    np.testing.assert_array_equal(how.pixels(pixels), expected)
+    with pytest.raises(ValueError, match="data.rotate 45. Allowed are 0, 90, 180, 270"):
+        crops(rotate=45)
+
+
 def test_padded_crop_and_flip() -> None:
     image = np.arange(64, dtype=np.uint8).reshape(8, 8, 1) + 1
     rng = random.Random(0)
@@ -293,9 +378,108 @@ def test_repeated_augmentation_gives_three_views_in_a_batch() -> None:
 def test_views_of_an_image_differ() -> None:
     split = sources.open_split("digits", "train")
     batches = train_batches(split, crops(), 0, 33, np.arange(33), repeats=3, num_threads=0)
-    views = next(batches)["image"].reshape(3, 11, -1)
+    order = np.argsort(batch_places(33, 3), kind="stable")  # the three views of each image in a row
+    views = np.moveaxis(next(batches)["image"][order].reshape(11, 3, -1), 1, 0)
     differ = (views[0] != views[1]).any(-1) | (views[1] != views[2]).any(-1)
     assert differ.mean() > 0.8  # nine places of the crop, so two in a ninth of the cases agree
+
+
+def mixed_pairs(batch_size: int, repeats: int, parts: int = 1) -> list[tuple[int, int]]:
+    """Returns the images that are mixed with each other, of a batch in so many accumulated parts.
+
+    Part i takes positions i, i + parts, ...; in each part neighbours are mixed.
+    """
+    places = batch_places(batch_size, repeats)
+    pairs = []
+    for part in range(parts):
+        first, second = places[part::parts].reshape(-1, 2).T
+        pairs += list(zip(first.tolist(), second.tolist(), strict=True))
+    return pairs
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("batch_size", "repeats"), [(1024, 3), (1024, 2), (128, 2), (1000, 3), (256, 4), (512, 4)]
+)
+def test_each_view_of_an_image_is_mixed_with_another_one(
+    batch_size: int, repeats: int, parts: int
+) -> None:
+    """DeiT has 321 to 342 distinct pairs of 512 at batch 1024; in one order there are 171."""
+    distinct = -(-batch_size // repeats)
+    places = batch_places(batch_size, repeats)
+    views = np.bincount(places)
+    assert len(views) == distinct
+    assert set(views) <= {repeats - 1, repeats}
+    pairs = mixed_pairs(batch_size, repeats, parts)
+    assert all(a != b for a, b in pairs)
+    assert len({frozenset(pair) for pair in pairs}) >= 0.99 * len(pairs)
+
+
+def test_small_batches_of_views() -> None:
+    """Too few images for a stride of each copy; but none is mixed with itself, if there are two."""
+    for batch_size in range(2, 60, 2):
+        for repeats in range(1, batch_size // 2 + 1):
+            distinct = -(-batch_size // repeats)
+            assert set(batch_places(batch_size, repeats)) == set(range(distinct))
+            assert all(a != b for a, b in mixed_pairs(batch_size, repeats))
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_pairs_of_a_real_batch(devices: int) -> None:
+    """From the pipeline through the compiled mixup: each image is its own class."""
+    images, repeats, batch_size = 400, 3, 96
+    source = _Numbered(sources.open_split("digits", "train").source)
+    split = dataclasses.replace(sources.open_split("digits", "train"), source=source)
+    batch = next(
+        train_batches(split, crops(), 0, batch_size, np.arange(batch_size), repeats, num_threads=0)
+    )
+    numbers, batch["label"] = np.unique(batch["label"], return_inverse=True)
+    assert len(numbers) == batch_size // repeats < images
+    layout = parallel.make_layout(jax.devices()[:devices])
+    mixup = mix.Augmentation(0, 0, 0, 0, 0, 0.02, 0.3, 0.3, 0.8, 0.0, 1.0, 0.0)
+    targets = jax.jit(
+        lambda batch: mix.training_batch(
+            jax.random.key(0), batch, mixup, (0.3,), (0.4,), len(numbers), 0.0
+        )[1],
+        out_shardings=layout.batch,
+    )(parallel.shard_batch(layout, batch))
+    found = [frozenset(np.flatnonzero(row).tolist()) for row in np.asarray(targets)]
+    assert {len(pair) for pair in found} == {2}  # none is mixed with itself
+    assert len(set(found)) == batch_size // 2  # each pair once, in two images of the batch
+
+
+def shuffled(length: int, seed: int, epoch: int) -> np.ndarray:
+    order = pipeline._order(length, seed)
+    return np.array([order(epoch * length + i) for i in range(length)])
+
+
+def test_the_shuffle_is_as_even_as_chance() -> None:
+    """As wide as ImageNet's repeated batches: 50,000 images, 342 in a batch, two seeds and epochs.
+
+    Grain's usual 4 rounds give 6.6 and -0.06. The bounds are four deviations wide.
+    """
+    length, size = 50_000, 342
+    batches, tenths, neighbours, again = length // size, [], [], []
+    for seed in (0, 1):
+        orders = [shuffled(length, seed, epoch) for epoch in (0, 1)]
+        of_batch = []
+        for order in orders:
+            assert len(np.unique(order)) == length
+            in_tenths = (order[: batches * size] * 10 // length).reshape(batches, size)
+            counts = np.stack([(in_tenths == i).sum(1) for i in range(10)], axis=1)
+            chi2 = np.square(counts - size / 10).sum(1) / (size / 10)
+            tenths.append(chi2.mean() / (1 - size / length))
+            neighbours.append(np.corrcoef(order[:-1], order[1:])[0, 1])
+            of_batch.append(np.argsort(order) // size)
+        # Pairs that share a batch in both epochs, over what chance would make of them.
+        together = [np.bincount(of) for of in of_batch]
+        both = np.unique(of_batch[0] * (batches + 1) + of_batch[1], return_counts=True)[1]
+        pairs = [(n * (n - 1) / 2).sum() for n in (*together, both)]
+        again.append(pairs[2] * (length * (length - 1) / 2) / (pairs[0] * pairs[1]))
+    deviation = np.sqrt(18 / (batches * len(tenths)))  # chi² of 9 degrees of freedom
+    assert abs(np.mean(tenths) - 9) < 4 * deviation
+    assert abs(np.mean(neighbours)) < 4 / np.sqrt(length * len(neighbours))
+    assert abs(np.mean(again) - 1) < 0.02
 
 
 class _Numbered:
