@@ -43,20 +43,18 @@ SIZE = 28  # 196 tokens of two pixels, as many as 224 pixels have in patches of 
 
 
 def make(name: str, fields: Fields, dtype: typing.Any) -> tuple[typing.Any, typing.Any]:
-    """Returns a small model and its variables: no parameter is zero, no scale tiny."""
+    """Returns a small model and what its training starts from, moved a little: none is zero."""
     fields = {"depth": 2, "dim": 8, "expansion": 2, "drop_path": 0.0, **fields}
     model = s2mlp_jax.create_model(name, num_classes=10, dtype=dtype, **fields)
-    shapes = jax.eval_shape(lambda: s2mlp_jax.init(model, jax.random.key(0), SIZE))
-    rng = np.random.RandomState(0)
+    rng, wide = np.random.RandomState(0), precision.accumulator(dtype)
+    with jax.enable_x64(False):  # the same draws for every dtype
+        narrow = s2mlp_jax.create_model(name, num_classes=10, **fields)
+        start = s2mlp_jax.init(narrow, jax.random.key(0), SIZE)
 
-    def draw(path: typing.Any, x: typing.Any) -> np.ndarray:
-        if path[-1].key in ("scale", "var"):
-            return rng.uniform(0.5, 1.5, x.shape)
-        scale = 0.1 if len(x.shape) == 1 else np.prod(x.shape[:-1]) ** -0.5
-        return scale * rng.standard_normal(x.shape)
+    def move(x: jax.Array) -> np.ndarray:
+        return np.asarray(x, np.float64) + 0.05 * rng.standard_normal(x.shape)
 
-    wide = precision.accumulator(dtype)
-    return model, jax.tree.map(lambda x: jnp.asarray(x, wide), jax.tree.map_with_path(draw, shapes))
+    return model, jax.tree.map(lambda x: jnp.asarray(move(x), wide), start)
 
 
 def loss_of(model: typing.Any, variables: typing.Any) -> typing.Callable[..., jax.Array]:
@@ -146,7 +144,10 @@ def test_gradients_of_many_tokens(case: str) -> None:
     rng = np.random.RandomState(1)
     patch_size = get_variant(FAMILIES[case][0], **FAMILIES[case][1]).patch_size
     b = TOKENS * patch_size**2 // SIZE**2
-    images, labels = rng.standard_normal((b, SIZE, SIZE, 3)), rng.randint(0, 10, b)
+    labels = rng.randint(0, 10, b)
+    # What there is to learn: each class has a picture of its own, under noise.
+    images = rng.standard_normal((10, SIZE, SIZE, 3))[labels]
+    images = images + rng.standard_normal(images.shape)
     gradients = {}
     for dtype in (jnp.float64, jnp.float32, jnp.bfloat16):
         wide = precision.accumulator(dtype)
@@ -174,7 +175,7 @@ def test_gradients_of_many_tokens(case: str) -> None:
         f"\n{case}: whole gradient off by {off[jnp.float32]:.1e} in float32 and "
         f"{off[jnp.bfloat16]:.2%} in bfloat16; a parameter's by {worst:.2f} of its bound ({name})"
     )
-    assert off[jnp.float32] < 1e-5
+    assert off[jnp.float32] < 1e-4
     assert off[jnp.bfloat16] < 0.01
     assert worst < 1, name
 
