@@ -36,4 +36,11 @@ def sweep(scale: str = "digits") -> dict[str, dict[str, typing.Any]]:
 
 
 def table(scale: str = "digits") -> dict[str, typing.Any]:
-    return {"title": "Table 7: shift pattern", "baseline": "a", "rows": ROWS}
+    return {
+        "title": "Table 7: shift pattern",
+        "baseline": "a",
+        "rows": ROWS,
+        "note": "Whether a vertical pattern (e, g, h) is better than a horizontal one (f, i, j) is "
+        "a property of the images: with the images turned, the order turns "
+        "(results/rotation.md).",
+    }
