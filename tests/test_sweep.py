@@ -1,6 +1,7 @@
 """Sweeps: equal to separate runs, interrupted and continued; and failures that stop nothing."""
 
 import concurrent.futures
+import itertools
 import json
 import os
 import pathlib
@@ -22,7 +23,8 @@ from s2mlp_jax.sweep_runs import open_sweep
 from tests.helpers import ROOT, TINY, assert_same_run, tiny_flags
 
 SHIFT = str(ROOT / "configs/ablation_shift.py")
-ABLATIONS = sorted(p.stem for p in (ROOT / "configs").glob("ablation_*.py"))
+ROTATION = "ablation_rotation"  # not of the paper's, and at the scales of configs/compare.py
+ABLATIONS = sorted(p.stem for p in (ROOT / "configs").glob("ablation_*.py") if p.stem != ROTATION)
 SCALES = ("digits", "cifar10", "imagenet100")
 
 
@@ -281,6 +283,23 @@ def test_ablations_at_every_scale(name: str, scale: str) -> None:
     if name != "ablation_depth" or scale == "imagenet100":
         # The baseline is the scale's base model: where the tables of the paper meet.
         assert configs[table["baseline"]] == load_config(path)
+
+
+@pytest.mark.parametrize("scale", ["digits", "cifar10_small", "cifar10", "imagenet"])
+def test_patterns_on_turned_images(scale: str) -> None:
+    """Five patterns, upright and turned, with and without flip; all else is the same."""
+    path = f"{ROOT}/configs/{ROTATION}.py:{scale}"
+    module, _ = load_module(path)
+    settings = module.sweep(scale)
+    found = set()
+    for overrides in settings.values():
+        config = load_config(path, overrides)
+        found.add((config.model.shift, config.data.rotate, config.data.flip))
+    assert found == set(itertools.product("aefgi", (0, 90), (0.0, 0.5)))
+    assert {tuple(overrides) for overrides in settings.values()} == {
+        ("model.shift", "data.rotate", "data.flip")
+    }
+    assert module.table(scale)["baseline"] in settings
 
 
 def test_a_call_is_measured_three_times_and_once_before(monkeypatch: pytest.MonkeyPatch) -> None:
