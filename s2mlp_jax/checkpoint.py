@@ -10,6 +10,7 @@ import shutil
 import typing
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
@@ -110,6 +111,59 @@ class Checkpoints:
         )
         return restored["state"], restored["record"]
 
+    def find(self, checkpoint: str) -> int:
+        """Returns the step of a checkpoint.
+
+        Args:
+          checkpoint: "latest", "best", or a step.
+
+        Raises:
+          ValueError: if there is none such; lists those there are.
+        """
+        steps = self.steps()
+        named = {"latest": steps[-1] if steps else None, "best": self.best_step()}
+        found = named.get(checkpoint, int(checkpoint) if checkpoint.isdigit() else None)
+        if found not in steps:
+            listed = ", ".join(map(str, steps)) or "(no step: none saved)"
+            raise ValueError(
+                f"There is no checkpoint {checkpoint!r} in {self.directory}. "
+                f"Allowed are latest, best, {listed}."
+            )
+        return found
+
+    def read_variables(self, step: int, last: bool = False) -> tuple[dict[str, typing.Any], bool]:
+        """Reads the variables of a checkpoint's model, and nothing else of it.
+
+        What their shapes are is asked of the checkpoint itself. So this needs no model, no
+        optimizer and no devices as those of the training.
+
+        Args:
+          last: the weights of the last step, also where their average was kept.
+
+        Returns:
+          The variables as `model.apply` takes them, whole, as numpy arrays; and whether they are
+          the average.
+
+        Raises:
+          ValueError: if the checkpoint holds no weights.
+        """
+        there = self._metadata(step)
+        averaged = bool(there.get("ema_params")) and not last
+        params, model_state = (
+            f"ema_{name}" if averaged else name for name in ("params", "model_state")
+        )
+        if not there.get(params):
+            raise ValueError(f"Checkpoint {step} in {self.directory} holds no {params}.")
+        wanted = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
+            {name: there[name] for name in (params, model_state)},
+        )
+        how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        part = ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True)
+        with ocp.PyTreeCheckpointer() as reader:
+            read = reader.restore(self.directory / str(step) / "state", args=part)
+        return {"params": read[params], **read[model_state]}, averaged
+
     def restore_latest(self, like: typing.Any) -> tuple[typing.Any, dict[str, typing.Any]] | None:
         """Restores the last checkpoint that can be read, as `restore` does; None if there is none.
 
@@ -154,12 +208,16 @@ class Checkpoints:
             multihost_utils.sync_global_devices(f"checkpoint {step} moved")
         self._manager.reload()
 
-    def _check_shapes(self, step: int, target: typing.Any) -> None:
+    def _metadata(self, step: int) -> dict[str, typing.Any]:
+        """Returns the shapes and dtypes of a checkpoint's state."""
         metadata = self._manager.item_metadata(step)["state"]
         if metadata is None:
             raise FileNotFoundError("its metadata are not there")
-        there = _shapes(metadata.tree if hasattr(metadata, "tree") else metadata)
-        different = differing(there, _shapes(target), "not there", "none")
+        return metadata.tree if hasattr(metadata, "tree") else metadata
+
+    def _check_shapes(self, step: int, target: typing.Any) -> None:
+        there, here = _shapes(self._metadata(step)), _shapes(target)
+        different = differing(there, here, "not there", "none")
         if different:
             raise _OtherModelError(
                 f"Checkpoint {step} in {self.directory} is of another model. "

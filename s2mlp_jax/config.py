@@ -13,9 +13,8 @@ import typing
 import jax.numpy as jnp
 import ml_collections
 
-from s2mlp_jax.data.augment import Crops
+from s2mlp_jax.data.augment import ON_CORRUPT, Crops
 from s2mlp_jax.data.mix import Augmentation
-from s2mlp_jax.data.pipeline import ON_CORRUPT
 from s2mlp_jax.differing import differing
 from s2mlp_jax.models import Model, build
 from s2mlp_jax.models.variant import Variant
@@ -269,6 +268,12 @@ def make_model(config: ml_collections.ConfigDict, num_classes: int) -> Model:
 def model_variant(config: ml_collections.ConfigDict) -> Variant:
     """Returns the architecture of a completed config."""
     return get_variant(config.model.name, **{name: config.model[name] for name in field_types()})
+
+
+def count_steps(config: ml_collections.ConfigDict, train_images: int) -> tuple[int, float]:
+    """Returns the steps of a whole run, and those of an epoch, which is not rounded."""
+    steps_per_epoch = train_images / config.train.batch_size
+    return config.train.steps or round(config.train.epochs * steps_per_epoch), steps_per_epoch
 
 
 def that_alter_numbers(

@@ -252,8 +252,7 @@ def create_experiment(
             f"and data.std are for {len(config.data.mean)}. Change these, or read the images in "
             "colour (data.channels=3) or grey (1)."
         )
-    steps_per_epoch = len(train_split) / batch_size
-    total_steps = config.train.steps or round(config.train.epochs * steps_per_epoch)
+    total_steps, steps_per_epoch = config_lib.count_steps(config, len(train_split))
     model = config_lib.make_model(config, train_split.num_classes)
     schedule = optim.make_schedule(config, total_steps, steps_per_epoch)
     optimizer = optim.make_optimizer(config, schedule)

@@ -13,6 +13,7 @@ from s2mlp_jax.model_folder import WEIGHTS, ModelFolder, read_description, read_
 from s2mlp_jax.models import Model, build, init
 from s2mlp_jax.named_arrays import check_arrays, flatten, leaf_name
 from s2mlp_jax.preprocessing import Preprocessing
+from s2mlp_jax.run_to_folder import describe_run, read_run
 from s2mlp_jax.weights_file import Weights, read_weights
 
 WHICH: tuple[str, ...] = ("average", "last")
@@ -104,8 +105,6 @@ def _read(path: str | pathlib.Path, checkpoint: str, weights: str) -> ModelFolde
         if checkpoint or weights != WHICH[0]:
             raise ValueError(f"{path} holds one set of weights; it is runs that have several.")
         return read_model_folder(path)
-    from s2mlp_jax.run_to_folder import read_run  # needs what training does; a folder does not
-
     return read_run(pathlib.Path(path), checkpoint or "latest", weights == "last")
 
 
@@ -132,8 +131,6 @@ def describe(path: str | pathlib.Path) -> tuple[str, dict[str, typing.Any], Prep
     """
     if _is_model_folder(path):
         return read_description(path)
-    from s2mlp_jax.run_to_folder import describe_run
-
     return describe_run(pathlib.Path(path))
 
 

@@ -4,19 +4,18 @@ import json
 import pathlib
 import typing
 
-import jax
 import ml_collections
-import numpy as np
 
 from s2mlp_jax import config as config_lib
+from s2mlp_jax.checkpoint import Checkpoints
 from s2mlp_jax.data.split import public_name
 from s2mlp_jax.metrics import read_metrics
 from s2mlp_jax.model_folder import ModelFolder
+from s2mlp_jax.models.cost import variant_cost
 from s2mlp_jax.models.variants import field_types
 from s2mlp_jax.preprocessing import Preprocessing
-from s2mlp_jax.restore import Restored, restore_run
 from s2mlp_jax.weights_file import Weights
-from s2mlp_jax.workdir import read_config
+from s2mlp_jax.workdir import read_config, read_data
 
 # Of a config, what a reader of the card wants to know first.
 _RECIPE = (
@@ -44,31 +43,30 @@ _RECIPE = (
 
 
 def read_run(workdir: pathlib.Path, checkpoint: str, last: bool = False) -> ModelFolder:
-    """Reads a checkpoint; the data it was trained on need not be there.
+    """Reads a model out of a run's folder: its config, its notes, and the weights alone.
 
     Args:
+      checkpoint: "latest", "best", or a step.
       last: the weights of the last step, also where their average was kept.
 
     Raises:
-      ValueError: as `restore_run` does.
+      ValueError: no run there, no such checkpoint, or a file that cannot be read.
     """
-    restored = restore_run(workdir, checkpoint, with_data=False)
-    run = restored.run
-    variables = restored.state.variables if last else restored.variables
-    variant, data = run.model.variant, run.config.data
-    averaged = restored.state.ema_params is not None and not last
-    return ModelFolder(
-        Weights(
-            jax.tree.map(np.asarray, jax.device_get(variables)),
-            run.config.model.name,
-            run.model.num_classes,
-            data.image_size,
-            {field: getattr(variant, field) for field in field_types()},
-        ),
-        _preprocessing(data),
-        run.eval_split.class_names,
-        _training(workdir, restored, "eval_ema" if averaged else "eval"),
+    workdir = workdir.absolute()
+    config, noted = config_lib.complete(read_config(workdir)), read_data(workdir)
+    checkpoints = Checkpoints(workdir, read_only=True)
+    step = checkpoints.find(checkpoint)
+    variables, averaged = checkpoints.read_variables(step, last)
+    class_names = tuple(noted["class_names"])
+    weights = Weights(
+        variables,
+        config.model.name,
+        len(class_names),
+        config.data.image_size,
+        {field: config.model[field] for field in field_types()},
     )
+    training = _training(workdir, config, noted, weights, step, averaged)
+    return ModelFolder(weights, _preprocessing(config.data), class_names, training)
 
 
 def describe_run(workdir: pathlib.Path) -> tuple[str, dict[str, typing.Any], Preprocessing]:
@@ -89,24 +87,32 @@ def _preprocessing(data: ml_collections.ConfigDict) -> Preprocessing:
     )
 
 
-def _training(workdir: pathlib.Path, restored: Restored, prefix: str) -> dict[str, typing.Any]:
+def _training(
+    workdir: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    noted: dict[str, typing.Any],
+    weights: Weights,
+    step: int,
+    averaged: bool,
+) -> dict[str, typing.Any]:
     """Returns what the card says of a run: JSON."""
-    run, step = restored.run, restored.step
-    data, recipe = run.describe_data(), config_lib.flatten(run.config.to_dict())
+    recipe = config_lib.flatten(config.to_dict())
     recipe["init_from"] = pathlib.PurePath(recipe["init_from"]).name  # not where it lies
+    total_steps, steps_per_epoch = config_lib.count_steps(config, noted["train"]["images"])
+    cost = variant_cost(weights.variant, weights.image_size, weights.num_classes, noted["channels"])
     return {
         "data": {
-            part: {**data[part], "name": public_name(data[part]["name"])}
+            part: {**noted[part], "name": public_name(noted[part]["name"])}
             for part in ("train", "eval")
         },
         "step": step,
-        "epoch": step / run.steps_per_epoch,
-        "finished": step == run.total_steps,
-        "weights": "average" if prefix == "eval_ema" else "last",
-        "parameters": run.parameters,
-        "macs": run.macs_per_image,
+        "epoch": step / steps_per_epoch,
+        "finished": step == total_steps,
+        "weights": "average" if averaged else "last",
+        "parameters": cost.parameters,
+        "macs": cost.macs + cost.attention_macs,
         "recipe": {field: recipe[field] for field in _RECIPE},
-        "evaluation": _evaluation(workdir, step, prefix),
+        "evaluation": _evaluation(workdir, step, "eval_ema" if averaged else "eval"),
         "environment": _environment(workdir),
     }
 

@@ -79,6 +79,22 @@ def check_data(workdir: pathlib.Path, data: Mapping[str, typing.Any]) -> None:
         )
 
 
+def read_data(workdir: pathlib.Path) -> dict[str, typing.Any]:
+    """Returns what a run noted of its data, as `Experiment.describe_data` returns it.
+
+    Raises:
+      ValueError: if it is not there, or no such note.
+    """
+    path = workdir / "data.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path}, what the run noted of its data, cannot be read: {error}. Where the data "
+            "are, `python main.py` with the run's own config writes it again."
+        ) from error
+
+
 def write_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """Makes the folder and writes `config.json`, the completed config."""
     workdir.mkdir(parents=True, exist_ok=True)

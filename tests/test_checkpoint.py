@@ -10,14 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorstore
+from PIL import Image
 
+import s2mlp_jax
 from s2mlp_jax import parallel
 from s2mlp_jax import workdir as workdir_lib
 from s2mlp_jax.checkpoint import Checkpoints
 from s2mlp_jax.evaluate_workdir import evaluate_workdir
 from s2mlp_jax.metrics import MetricsWriter, read_metrics
 from s2mlp_jax.train import train_and_evaluate
-from tests.helpers import assert_same_run, read_lines, tiny_config
+from tests.helpers import assert_same_run, read_lines, read_state, tiny_config
 
 # A restore that fails leaves a future behind in Orbax whose error nobody reads. When it is
 # collected, at some later moment, Python reports that; it is not ours to fail on.
@@ -111,6 +114,78 @@ def test_when_no_checkpoint_can_be_read_all_stay_as_they_are(tmp_path: pathlib.P
     with pytest.raises(RuntimeError, match=r"No checkpoint in .* can be read \(4: .*; 2: "):
         checkpoints.restore_latest(shapes(a_state(0)))
     assert checkpoints.steps() == [2, 4]
+
+
+def bytes_read() -> int:
+    """Returns what TensorStore, which Orbax reads with, has read from files until now."""
+    name = "/tensorstore/kvstore/file/bytes_read"
+    return sum(
+        value["value"]
+        for metric in tensorstore.experimental_collect_matching_metrics(name)
+        for value in metric["values"]
+    )
+
+
+def test_a_model_is_read_without_its_optimizer_data_and_devices(tmp_path: pathlib.Path) -> None:
+    """Of a run whose state was cut over eight devices, on data that are gone."""
+    data = tmp_path / "images"
+    for part in ("train", "val"):
+        for name in ("a", "b"):
+            (data / part / name).mkdir(parents=True)
+            for i in range(16):
+                pixels = np.full((8, 8), 16 * i, np.uint8)
+                Image.fromarray(pixels).save(data / part / name / f"{i}.png")
+    fields = {"data__name": f"folder:{data}", "data__eval_split": "val", "data__channels": 1}
+    config = tiny_config(
+        **fields,
+        model__dim=64,
+        train__shard_state=True,
+        train__steps=3,
+        optimizer__warmup_epochs=0.0,
+    )
+    workdir = tmp_path / "run"
+    train_and_evaluate(config, workdir)
+    state = read_state(workdir)
+    shutil.rmtree(data)
+
+    before = bytes_read()
+    averaged = s2mlp_jax.load(workdir)
+    size = sum(x.nbytes for x in jax.tree.leaves(averaged.variables))
+    # The state is these, the last weights and two moments of each: four times as much.
+    assert size < bytes_read() - before < 1.5 * size
+    last = s2mlp_jax.load(workdir, weights="last")
+    assert averaged.class_names == ("a", "b")
+    for loaded, name in ((averaged, "ema_params"), (last, "params")):
+        for path, x in jax.tree.leaves_with_path(loaded.variables["params"]):
+            assert type(x) is np.ndarray
+            saved = state[f"/{name}/" + "/".join(part.key for part in path)]
+            np.testing.assert_array_equal(x, saved)
+    with pytest.raises(ValueError, match="There is no checkpoint '7' .*latest, best, 1, 2, 3"):
+        s2mlp_jax.load(workdir, checkpoint="7")
+    (workdir / "data.json").write_text("")
+    with pytest.raises(ValueError, match=r"data.json, what the run noted of its data, cannot"):
+        s2mlp_jax.load(workdir)
+
+
+def test_statistics_are_read_with_the_weights(tmp_path: pathlib.Path) -> None:
+    """Batch norms' running ones, and their average beside that of the weights."""
+    fields = {"model__name": "resnet_50", "model__patch_size": 1, "model__drop_path": 0.0}
+    stages = {"model__later_depths": (), "model__later_dims": ()}
+    config = tiny_config(
+        **fields,
+        **stages,
+        model__depth=1,
+        model__dim=8,
+        train__steps=2,
+        optimizer__warmup_epochs=0.0,
+    )
+    train_and_evaluate(config, tmp_path, jax.devices()[:1])
+    state = read_state(tmp_path)
+    for weights, prefix in (("average", "ema_"), ("last", "")):
+        loaded = s2mlp_jax.load(tmp_path, weights=weights)
+        mean = loaded.variables["batch_stats"]["norm_stem"]["mean"]
+        saved = state[f"/{prefix}model_state/batch_stats/norm_stem/mean"]
+        np.testing.assert_array_equal(mean, saved)
 
 
 def test_another_model_is_refused_and_nothing_is_lost(tmp_path: pathlib.Path) -> None:

@@ -90,6 +90,10 @@ class Crops:
             )
 
 
+# What to do about one in training and evaluation.
+ON_CORRUPT: tuple[str, ...] = ("stop", "skip")
+
+
 class BrokenImageError(ValueError):
     """The bytes of a record are no whole image; the message names the record."""
 

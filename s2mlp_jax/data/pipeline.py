@@ -26,7 +26,6 @@ Record = dict[str, typing.Any]
 _Work = tuple[Batch, list[Callable[[], None]]]
 _Made = typing.TypeVar("_Made")
 
-ON_CORRUPT: tuple[str, ...] = ("stop", "skip")
 # Of Grain's shuffle. With its usual 4 a batch holds the parts of a data set more evenly than chance
 # would, and what stands side by side once does so again too often (docs/decisions.md).
 _SHUFFLE_ROUNDS = 12
