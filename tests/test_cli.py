@@ -263,13 +263,36 @@ def test_models_table_command() -> None:
     assert "72,241,384" in done.stdout
 
 
+TEXTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_every_link_leads_somewhere() -> None:
+    """Of the texts, of the results and of the notebooks: files that are linked or shown exist."""
+    pages = [*TEXTS, *(ROOT / "results").rglob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
+    links = 0
+    for path in pages:
+        for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+            if re.match(r"https?:|data:|#", target):
+                continue
+            links += 1
+            assert (path.parent / target.partition("#")[0]).exists(), (path.name, target)
+    assert links > 40
+
+
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.split()) <= 900
+    for path in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{path.name})" in text, path.name
+
+
 def test_readme_and_docs_name_only_what_is_there() -> None:
     """Every file, flag and config field that the texts name exists."""
     from s2mlp_jax.config import flatten, load_config
 
     fields = flatten(load_config(str(ROOT / "configs/s2mlp_wide.py")).to_dict())
     flags = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', (ROOT / "main.py").read_text()))
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for path in TEXTS:
         text = path.read_text()
         for field in re.findall(r"--config\.([\w.]+)=", text):
             assert field in fields, (path.name, field)

@@ -1,4 +1,4 @@
-"""The README's ImageNet section by its commands, from the tars on; only the models are small."""
+"""docs/imagenet.md by its commands, from the tars on; only the models are small."""
 
 import json
 import pathlib

@@ -86,6 +86,17 @@ def test_kernels_equal_the_shift_inside(pattern: str) -> None:
         np.testing.assert_array_equal(shifted[:, 1:-1, 1:-1], convolved)
 
 
+def test_overview_shows_the_pattern_and_what_is_seen(tmp_path: pathlib.Path) -> None:
+    """The diamond of N blocks holds 2 N (N + 1) + 1 tokens."""
+    figure = visualize.overview()
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert [t for t in texts if t in ("right", "left", "down", "up")] == list(parse_pattern("a"))
+    assert [t for t in texts if "block" in t and ":" in t][1:] == [
+        f"{n} block{'s' if n > 1 else ''}: {2 * n * (n + 1) + 1}" for n in (1, 2, 3, 4)
+    ]
+    figure.savefig(tmp_path / "page.png")
+
+
 def test_shift_names_the_groups_and_what_the_border_gets() -> None:
     figure = visualize.shift("right+up+stay", "circular", channels=8)
     texts = [text.get_text() for text in figure.axes[0].texts]

@@ -11,6 +11,7 @@ from s2mlp_jax.visualize.canvas import save
 from s2mlp_jax.visualize.cli import main
 from s2mlp_jax.visualize.confusion_matrix import confusion
 from s2mlp_jax.visualize.mistakes import errors
+from s2mlp_jax.visualize.overview import overview
 from s2mlp_jax.visualize.receptive_fields import receptive_field
 from s2mlp_jax.visualize.shift_patterns import shift, shift_kernels
 
@@ -21,6 +22,7 @@ __all__ = [
     "features",
     "load_images",
     "main",
+    "overview",
     "receptive_field",
     "save",
     "shift",

@@ -1,5 +1,6 @@
 """Pictures, so that a person can look; as PNG, SVG or PDF, by the file's ending.
 
+  python -m s2mlp_jax.visualize overview --output=overview.png
   python -m s2mlp_jax.visualize shift a --output=shift.png
   python -m s2mlp_jax.visualize receptive-field --model=s2mlp_wide --shift=e --output=e.png
   python -m s2mlp_jax.visualize augment --images=FOLDER --output=augment.png
@@ -24,6 +25,7 @@ from s2mlp_jax.visualize.block_features import features
 from s2mlp_jax.visualize.canvas import check_output, save
 from s2mlp_jax.visualize.confusion_matrix import confusion
 from s2mlp_jax.visualize.mistakes import errors
+from s2mlp_jax.visualize.overview import overview
 from s2mlp_jax.visualize.receptive_fields import receptive_field
 from s2mlp_jax.visualize.shift_patterns import shift
 
@@ -72,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     def add_run(picture: argparse.ArgumentParser, required: bool) -> None:
         picture.add_argument("--workdir", default="", required=required, help="folder of a run")
         picture.add_argument("--checkpoint", default="latest", help="latest, best, or a step")
+
+    add("overview", lambda flags: overview(), "the block, the shift, and what a patch sees")
 
     new = add("shift", _draw_shift, "a shift pattern: arrows, kernels, borders")
     new.add_argument("pattern", nargs="?", default="all", help="a, ..., right+stay; all by default")
