@@ -242,6 +242,18 @@ def test_product_is_that_of_float32(equation: str) -> None:
     np.testing.assert_allclose(of_x, expected_of_x, rtol=1e-2)
 
 
+def test_forward_mode_in_float32() -> None:
+    """Layers are plain operations there, so that tangents pass; equal to finite differences."""
+    model, variables = make("mlp_mixer_b16", ONE_STAGE, jnp.float32)
+    rng = np.random.RandomState(0)
+    x, v = (jnp.asarray(rng.randn(1, SIZE, SIZE, 3), jnp.float32) for _ in range(2))
+    apply = jax.jit(lambda x: model.apply(variables, x, train=False))
+    _, tangent = jax.jvp(apply, (x,), (v,))
+    step = 1e-2
+    expected = (apply(x + step * v) - apply(x - step * v)) / (2 * step)
+    np.testing.assert_allclose(tangent, expected, rtol=0.02, atol=2e-3)
+
+
 def kept(function: typing.Callable[..., jax.Array], *arguments: jax.Array) -> int:
     """Returns the bytes that a function keeps for its backward pass, arguments included."""
     _, pull = jax.vjp(function, *arguments)

@@ -27,7 +27,7 @@ def product(equation: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
     own gradient is a sum over tokens; it comes out of the accumulator as it is.
 
     Args:
-      equation: of two operands, such as "nc,cm->nm"; each index is in two of the three terms.
+      equation: of two operands, such as "nc,cm->nm"; each index is in at least two of the terms.
       x: in the compute dtype.
       kernel: parameters in float32, or other activations.
 
