@@ -267,20 +267,25 @@ def rotated(image: np.ndarray, crops: Crops) -> np.ndarray:
     return np.rot90(image, crops.rotate // 90)
 
 
+def eval_short_side(image_size: int, crop_ratio: float) -> int:
+    """Returns to how many pixels the evaluation resizes the short side: DeiT's and timm's."""
+    return max(image_size, int(image_size / crop_ratio))
+
+
 def eval_geometry(
     height: int, width: int, image_size: int, crop_ratio: float
 ) -> tuple[int, int, int, int]:
     """Returns how the evaluation resizes and crops an image; all in pixels.
 
-    The integer arithmetic is that of the reference, to the pixel: DeiT's and timm's short side,
-    int(image_size / crop_ratio), torchvision's `Resize`, which rounds the long side down, and its
-    `CenterCrop`, which rounds an offset of half a pixel to the even number.
+    The integer arithmetic is that of the reference, to the pixel: `eval_short_side`, torchvision's
+    `Resize`, which rounds the long side down, and its `CenterCrop`, which rounds an offset of half
+    a pixel to the even number.
 
     Returns:
       height and width after the resize, and the top and left edge of the central square of
       image_size in it.
     """
-    short_side = max(image_size, int(image_size / crop_ratio))
+    short_side = eval_short_side(image_size, crop_ratio)
     height, width = (side * short_side // min(height, width) for side in (height, width))
     top, left = (round((side - image_size) / 2) for side in (height, width))
     return height, width, top, left

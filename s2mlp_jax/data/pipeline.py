@@ -27,7 +27,7 @@ _Work = tuple[Batch, list[Callable[[], None]]]
 _Made = typing.TypeVar("_Made")
 
 # Of Grain's shuffle. With its usual 4 a batch holds the parts of a data set more evenly than chance
-# would, and what stands side by side once does so again too often (docs/decisions.md).
+# would, and images that follow each other are correlated (docs/decisions.md).
 _SHUFFLE_ROUNDS = 12
 _IMAGES_PER_JOB = 16  # at the most; to hand over single small images costs more than to make them
 

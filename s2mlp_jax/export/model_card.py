@@ -4,6 +4,7 @@ import json
 import typing
 from collections.abc import Iterator
 
+from s2mlp_jax.data.augment import eval_short_side
 from s2mlp_jax.model_folder import ModelFolder
 
 LICENSE = "apache-2.0"  # that of this code; of weights it is for their owner to say
@@ -111,7 +112,7 @@ def _summary(content: ModelFolder) -> Iterator[str]:
 def _preprocessing(content: ModelFolder) -> Iterator[str]:
     how = content.preprocessing
     turned = f"turned by {how.rotate} degrees counter-clockwise, " if how.rotate else ""
-    short_side = max(how.image_size, int(how.image_size / how.crop_ratio))
+    short_side = eval_short_side(how.image_size, how.crop_ratio)
     yield (
         f"Images are {turned}resized ({how.interpolation}, antialiased) to a short side of "
         f"{short_side} pixels, cut to the central "

@@ -139,7 +139,7 @@ class Affine(nn.Module):
 def norm(kind: str, eps: float, scale_init: float, dtype: Dtype, name: str) -> nn.Module:
     """A norm by its name in `NORMS`. Statistics are float32 in any dtype.
 
-    The variance is mean((x - mean)²): mean(x²) - mean(x)², Flax's default, is off by 5e-3 where the
+    The variance is mean((x - mean)²): mean(x²) - mean(x)², Flax's default, is off by 8e-3 where the
     mean is a hundred times the deviation, and no quicker (docs/fidelity.md).
 
     Args:

@@ -59,11 +59,11 @@ def _block(ax: "Axes", x: float, y: float) -> None:
     place = x + 1.05
     for layers in _LAYERS:
         start = place - 0.1
-        for name in layers:
+        for i, name in enumerate(layers):
             width = 0.92 if "Linear" in name else 0.74
             shifts = "shift" in name
             fill = COLORS[0] if shifts else "#f3ecd2" if "Linear" in name else "white"
-            _arrow(ax, place - 0.2 if name is layers[0] else place - 0.1, y, place + gap - 0.1)
+            _arrow(ax, place - (0.1 if i else 0.2), y, place + gap - 0.1)
             left, right = place + gap - 0.08, place + gap - 0.08 + width
             top, bottom = y - height / 2, y + height / 2
             ax.fill(
