@@ -44,15 +44,17 @@ EXIT_BAD_INPUT, EXIT_NAN, EXIT_STOPPED = 2, 3, 75
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         _exit(f"Error: unknown arguments {' '.join(argv[1:])}", EXIT_BAD_INPUT)
-    from s2mlp_jax import parallel, stated_devices  # after the flags, so that --help is quick
-    from s2mlp_jax.evaluate_workdir import evaluate_workdir
-    from s2mlp_jax.plan import plan
+    import s2mlp_jax
     from s2mlp_jax.progress import say
-    from s2mlp_jax.train import NonFiniteLossError, Stopped, train_and_evaluate
+    from s2mlp_jax.train import devices as devices_lib  # after the flags, so that --help is quick
+    from s2mlp_jax.train import stated_devices
+    from s2mlp_jax.train.evaluate_workdir import evaluate_workdir
+    from s2mlp_jax.train.loop import NonFiniteLossError, Stopped, train_and_evaluate
+    from s2mlp_jax.train.plan import plan
 
     logging.set_verbosity(logging.ERROR)
     try:
-        parallel.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        devices_lib.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         if MODE.value != "plan" and WORKDIR.value is None:
             raise ValueError(NO_WORKDIR)
         if MODE.value == "eval":
@@ -71,7 +73,7 @@ def main(argv: list[str]) -> None:
         _exit(f"{stopped} Start the same command again to go on.", EXIT_STOPPED)
     except ValueError as error:
         raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-        if not raised_in.startswith((os.path.dirname(parallel.__file__), __file__)):
+        if not raised_in.startswith((os.path.dirname(s2mlp_jax.__file__), __file__)):
             raise  # from a library: a bug, not a user's mistake
         _exit(f"Error: {error}", EXIT_BAD_INPUT)
 
@@ -101,7 +103,7 @@ def _with_config_of_run(argv: list[str]) -> list[str]:
         return argv
     if "--workdir" not in values:
         raise flags.Error(NO_WORKDIR)
-    file = os.path.join(os.path.dirname(__file__), "s2mlp_jax", "config_of_run.py")
+    file = os.path.join(os.path.dirname(__file__), "s2mlp_jax", "saved", "config_of_run.py")
     return [argv[0], f"--config={file}:{values['--workdir']}", *argv[1:]]
 
 

@@ -19,10 +19,10 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from benchmarks import common
 from s2mlp_jax import config as config_lib
-from s2mlp_jax import parallel
-from s2mlp_jax.data import mix, randaugment
-from s2mlp_jax.experiment import create_experiment
-from s2mlp_jax.train import make_train_step
+from s2mlp_jax.data import on_device, randaugment
+from s2mlp_jax.train import devices as devices_lib
+from s2mlp_jax.train.experiment import create_experiment
+from s2mlp_jax.train.loop import make_train_step
 from s2mlp_jax.visualize import load_images
 
 LEVEL = 9.0  # the recipe's, of 10
@@ -33,7 +33,7 @@ BARE = {"augment.randaugment_ops": 0, "augment.erasing_prob": 0.0, "augment.mix_
 def take_steps(config: ml_collections.ConfigDict) -> Callable[[], float]:
     """Returns a measurement of the config's training step, on a fixed batch."""
     run = create_experiment(config)
-    batch = parallel.shard_batch(run.layout, next(run.train_batches(0)))
+    batch = devices_lib.shard_batch(run.layout, next(run.train_batches(0)))
     step = make_train_step(run)
     state = run.draw_state()
 
@@ -66,7 +66,9 @@ def parts(images: np.ndarray) -> dict[str, Callable[[], float]]:
 
         @jax.jit
         def augment(key: jax.Array, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            return mix.training_batch(key, batch, augmentation, data.mean, data.std, 1000, 0.1)
+            return on_device.training_batch(
+                key, batch, augmentation, data.mean, data.std, 1000, 0.1
+            )
 
         return common.seconds(augment, key, batch)
 

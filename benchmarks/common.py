@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from s2mlp_jax import workdir
+from s2mlp_jax.saved import run_folder as folder_lib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -112,7 +112,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def header(title: str) -> str:
     """Returns the title, and with what, on what and when the numbers were taken."""
-    now = workdir.environment()
+    now = folder_lib.environment()
     command = shlex.join(
         ["python", "-m", f"benchmarks.{pathlib.Path(sys.argv[0]).stem}", *sys.argv[1:]]
     )

@@ -23,12 +23,12 @@ import numpy as np
 import s2mlp_jax
 from benchmarks import common
 from s2mlp_jax import config as config_lib
-from s2mlp_jax.data.augment import decode
 from s2mlp_jax.data.sources import Split
-from s2mlp_jax.experiment import open_data
+from s2mlp_jax.data.views import decode
 from s2mlp_jax.export.export_model import FORMATS
-from s2mlp_jax.pretrained import Pretrained
-from s2mlp_jax.workdir import read_config
+from s2mlp_jax.saved.pretrained import Pretrained
+from s2mlp_jax.saved.run_folder import read_config
+from s2mlp_jax.train.experiment import open_data
 
 # images -> logits, as the card of the format says; MODEL is its folder.
 _PROGRAMS = {

@@ -31,8 +31,9 @@ from benchmarks import common
 from benchmarks.pipelines import CORES, FULL, SIZE, open_repeated
 from benchmarks.train_loop import logged_lines, mean_rate
 from s2mlp_jax import config as config_lib
-from s2mlp_jax import experiment, parallel, train
 from s2mlp_jax.data import sources
+from s2mlp_jax.train import devices as devices_lib
+from s2mlp_jax.train import experiment, loop
 
 SPEEDS = (0.5, 0.8, 0.95, 4.0)  # of the stand-in, over the pipeline's
 _ASLEEP_BATCH = 64
@@ -110,7 +111,7 @@ def pipeline_rate(config: ml_collections.ConfigDict, images: sources.Split, batc
 
     def take(count: int) -> None:
         for batch in itertools.islice(stream, count):
-            jax.block_until_ready(parallel.shard_batch(run.layout, batch))
+            jax.block_until_ready(devices_lib.shard_batch(run.layout, batch))
 
     take(12)
     start = time.perf_counter()
@@ -163,7 +164,7 @@ def main() -> None:
         alone.append(rate)
         for speed in SPEEDS:
             step = sleeping_step(_ASLEEP_BATCH / (speed * rate))
-            with mock.patch.object(train, "make_train_step", step):
+            with mock.patch.object(loop, "make_train_step", step):
                 by_speed[speed] += compare(small, real, 1)
         print(f"round {i + 1} of {args.rounds}: {rate:.0f} images/s", flush=True)
     for speed, pairs in by_speed.items():

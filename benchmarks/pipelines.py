@@ -12,9 +12,9 @@ import numpy as np
 
 from benchmarks import common
 from s2mlp_jax import config as config_lib
-from s2mlp_jax import parallel
 from s2mlp_jax.data import sources
 from s2mlp_jax.data.pipeline import train_batches
+from s2mlp_jax.train import devices as devices_lib
 
 SIZE = 224
 FULL, SMALL = "imagenet2012", "imagenet2012_256"
@@ -48,18 +48,18 @@ def ours(
 ) -> Batches:
     """Yields batches of our pipeline, on the device."""
     config = config_lib.load_config(common.config_file("s2mlp_wide"), {"data.decoder": decoder})
-    layout = parallel.make_layout()
+    layout = devices_lib.make_layout()
     for batch in train_batches(
         open_repeated(name, data_dir),
         config_lib.make_crops(config),
         seed=0,
         batch_size=batch_size,
-        positions=parallel.local_positions(layout, batch_size),
+        positions=devices_lib.local_positions(layout, batch_size),
         repeats=repeats,
         num_threads=CORES,
         prefetch=config.data.prefetch,
     ):
-        yield parallel.shard_batch(layout, batch)
+        yield devices_lib.shard_batch(layout, batch)
 
 
 def tf_data(name: str, data_dir: str, batch_size: int, antialias: bool = False) -> Batches:

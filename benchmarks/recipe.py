@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from benchmarks import common
-from s2mlp_jax.metrics import read_metrics
+from s2mlp_jax.saved.metrics import read_metrics
 
 Lines = list[dict[str, typing.Any]]
 

@@ -25,10 +25,10 @@ from absl import logging
 
 from benchmarks import common
 from s2mlp_jax import config as config_lib
-from s2mlp_jax import parallel
-from s2mlp_jax.experiment import create_experiment
-from s2mlp_jax.metrics import read_metrics
-from s2mlp_jax.train import make_train_step, train_and_evaluate
+from s2mlp_jax.saved.metrics import read_metrics
+from s2mlp_jax.train import devices as devices_lib
+from s2mlp_jax.train.experiment import create_experiment
+from s2mlp_jax.train.loop import make_train_step, train_and_evaluate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def mean_rate(lines: list[dict[str, typing.Any]]) -> float:
 def bare_step(config: ml_collections.ConfigDict) -> Callable[[], float]:
     """Compiles the step; returns a measurement of its images per second on a fixed batch."""
     run = create_experiment(config)
-    batch = parallel.shard_batch(run.layout, next(run.train_batches(0)))
+    batch = devices_lib.shard_batch(run.layout, next(run.train_batches(0)))
     step = make_train_step(run)
     compiled = step.lower(run.abstract_state(), batch, run.key).compile()
     warmup = config.log.every_steps

@@ -9,8 +9,8 @@ the device's data. Loading data, compiling and evaluating are left out.
 import jax
 
 from benchmarks import common
-from s2mlp_jax.sweep_runs import open_sweep
-from s2mlp_jax.together import timed_steps
+from s2mlp_jax.sweep.settings import open_sweep
+from s2mlp_jax.sweep.together import timed_steps
 
 GROUPS = (("a", 3), ("a", 8), ("a,e,none", 3), ("", 3))  # settings ("" for all 11), seeds
 

@@ -14,7 +14,7 @@ Sources: [ConvNeXt] arXiv 2201.03545, appendix A, which fine-tunes from ImageNet
 import ml_collections
 
 from configs import common
-from s2mlp_jax import pretrained
+from s2mlp_jax.saved import pretrained
 
 
 def get_config(model: str = "") -> ml_collections.ConfigDict:

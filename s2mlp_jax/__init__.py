@@ -27,7 +27,7 @@ if typing.TYPE_CHECKING:
         list_models,
         spatial_shift,
     )
-    from s2mlp_jax.pretrained import load
+    from s2mlp_jax.saved.pretrained import load
 
 
 def __getattr__(name: str) -> typing.Any:
@@ -35,7 +35,7 @@ def __getattr__(name: str) -> typing.Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "load":
-        from s2mlp_jax.pretrained import load
+        from s2mlp_jax.saved.pretrained import load
 
         return load
     from s2mlp_jax import models

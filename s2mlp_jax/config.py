@@ -13,13 +13,13 @@ import typing
 import jax.numpy as jnp
 import ml_collections
 
-from s2mlp_jax.data.augment import ON_CORRUPT, Crops
-from s2mlp_jax.data.mix import Augmentation
-from s2mlp_jax.differing import differing
+from s2mlp_jax.data.on_device import Augmentation
+from s2mlp_jax.data.views import ON_CORRUPT, Crops
 from s2mlp_jax.models import Model, build
 from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.models.variants import field_types, get_variant
 from s2mlp_jax.overrides import parse_overrides
+from s2mlp_jax.saved.differing import differing
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

@@ -25,10 +25,10 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from s2mlp_jax.image_files import find_files
-from s2mlp_jax.model_options import add_model_options, load_model
-from s2mlp_jax.preprocessing import Preprocessing
-from s2mlp_jax.pretrained import Pretrained, compiled
+from s2mlp_jax.cli import add_model_options, load_model
+from s2mlp_jax.data.image_files import find_files
+from s2mlp_jax.saved.preprocessing import Preprocessing
+from s2mlp_jax.saved.pretrained import Pretrained, compiled
 
 FORMATS: tuple[str, ...] = ("table", "jsonl", "csv")
 _EXIT_BAD_INPUT, _EXIT_SOME_FAILED = 2, 4

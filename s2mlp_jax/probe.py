@@ -18,11 +18,11 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
+from s2mlp_jax.cli import add_model_options, load_model
 from s2mlp_jax.data import sources
 from s2mlp_jax.data.names import folder_of
 from s2mlp_jax.data.pipeline import eval_batches
-from s2mlp_jax.model_options import add_model_options, load_model
-from s2mlp_jax.pretrained import Pretrained, compiled
+from s2mlp_jax.saved.pretrained import Pretrained, compiled
 
 
 def features(

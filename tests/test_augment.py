@@ -10,9 +10,9 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_images
 
-from s2mlp_jax import parallel
 from s2mlp_jax.config import load_config, make_augmentation
-from s2mlp_jax.data import mix, randaugment
+from s2mlp_jax.data import on_device, randaugment
+from s2mlp_jax.train import devices as devices_lib
 from tests.helpers import ROOT, tiny_config
 
 FILL = (124, 116, 104)
@@ -167,7 +167,9 @@ def test_rand_augment_draws_as_often_as_it_says() -> None:
 def test_erasing_has_the_areas_and_aspects_of_its_paper() -> None:
     b, size = 4000, 32
     images = jnp.full((b, size, size, 1), 100.0)
-    erased = np.asarray(jax.jit(lambda key: mix.erase(key, images, RECIPE))(jax.random.key(1)))
+    erased = np.asarray(
+        jax.jit(lambda key: on_device.erase(key, images, RECIPE))(jax.random.key(1))
+    )
     gone = erased[..., 0] != 100.0
     share = gone.any(axis=(1, 2))
     assert abs(share.mean() - 0.25) < 0.03
@@ -196,9 +198,9 @@ def test_targets_are_mixed_as_the_pixels_are(mixup: float, cutmix: float) -> Non
     b, size = 8, 16
     values = jnp.arange(b, dtype=jnp.float32)
     images = jnp.broadcast_to(values[:, None, None, None], (b, size, size, 3))
-    targets = mix.smooth_labels(jnp.arange(b), b, 0.1)
+    targets = on_device.smooth_labels(jnp.arange(b), b, 0.1)
     recipe = dataclasses.replace(RECIPE, mixup_alpha=mixup, cutmix_alpha=cutmix)
-    run = jax.jit(lambda key: mix.mix(key, images, targets, recipe))
+    run = jax.jit(lambda key: on_device.mix(key, images, targets, recipe))
     kept, kinds = [], set()
     for seed in range(200):
         mixed, mixed_targets = (np.asarray(x) for x in run(jax.random.key(seed)))
@@ -222,7 +224,7 @@ def test_a_batch_is_mixed_as_often_as_it_says() -> None:
     images = jnp.arange(4.0).reshape(4, 1, 1, 1) * jnp.ones((1, 8, 8, 1))
     targets = jnp.eye(4)
     recipe = dataclasses.replace(RECIPE, mix_prob=0.3, cutmix_alpha=0.0)
-    run = jax.jit(lambda key: mix.mix(key, images, targets, recipe)[0])
+    run = jax.jit(lambda key: on_device.mix(key, images, targets, recipe)[0])
     changed = [bool((run(jax.random.key(seed)) != images).any()) for seed in range(300)]
     assert abs(np.mean(changed) - 0.3) < 0.08
 
@@ -236,16 +238,16 @@ def test_a_step_augments_the_same_on_any_number_of_devices() -> None:
     }
     results = []
     for devices in (1, 8):
-        layout = parallel.make_layout(jax.devices()[:devices])
+        layout = devices_lib.make_layout(jax.devices()[:devices])
         augment = jax.jit(
-            lambda key, batch: mix.training_batch(
+            lambda key, batch: on_device.training_batch(
                 key, batch, RECIPE, (0.5, 0.4, 0.3), (0.2, 0.3, 0.2), 10, 0.1
             ),
             in_shardings=(layout.replicated, layout.batch),
             out_shardings=layout.batch,
         )
-        key = parallel.replicate(layout, jax.random.key(3))
-        on_devices = parallel.shard_batch(layout, batch)
+        key = devices_lib.replicate(layout, jax.random.key(3))
+        on_devices = devices_lib.shard_batch(layout, batch)
         program = augment.lower(key, on_devices).compile()
         results.append([np.asarray(x) for x in program(key, on_devices)])
         for collective in ("all-gather", "all-to-all", "collective-permute", "all-reduce"):

@@ -14,12 +14,12 @@ import tensorstore
 from PIL import Image
 
 import s2mlp_jax
-from s2mlp_jax import parallel
-from s2mlp_jax import workdir as workdir_lib
-from s2mlp_jax.checkpoint import Checkpoints
-from s2mlp_jax.evaluate_workdir import evaluate_workdir
-from s2mlp_jax.metrics import MetricsWriter, read_metrics
-from s2mlp_jax.train import train_and_evaluate
+from s2mlp_jax.saved import run_folder as workdir_lib
+from s2mlp_jax.saved.checkpoints import Checkpoints
+from s2mlp_jax.saved.metrics import MetricsWriter, read_metrics
+from s2mlp_jax.train import devices as devices_lib
+from s2mlp_jax.train.evaluate_workdir import evaluate_workdir
+from s2mlp_jax.train.loop import train_and_evaluate
 from tests.helpers import assert_same_run, read_lines, read_state, tiny_config
 
 # A restore that fails leaves a future behind in Orbax whose error nobody reads. When it is
@@ -34,8 +34,8 @@ def _collect_what_failed_restores_leave() -> Iterator[None]:
 
 
 def a_state(value: float, width: int = 3) -> dict:
-    layout = parallel.make_layout()
-    return parallel.replicate(
+    layout = devices_lib.make_layout()
+    return devices_lib.replicate(
         layout, {"w": jnp.full((2, width), value), "count": jnp.asarray(7), "none": None}
     )
 
@@ -222,7 +222,7 @@ def test_stopping_and_going_on_changes_nothing(tmp_path: pathlib.Path) -> None:
     class Killed(BaseException):
         pass
 
-    import s2mlp_jax.train as train_lib
+    import s2mlp_jax.train.loop as train_lib
 
     original = train_lib.make_train_step
     for stop_at in (5, 10):

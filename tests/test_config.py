@@ -13,7 +13,7 @@ import pytest
 
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.config import load_config
-from s2mlp_jax.optim import decay_mask
+from s2mlp_jax.train.optim import decay_mask
 from tests.helpers import ROOT, tiny_config
 
 # Name of the golden text -> config. The ablations share one recipe at each scale.

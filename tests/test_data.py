@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s2mlp_jax import parallel
-from s2mlp_jax.data import mix, pipeline, sources
-from s2mlp_jax.data.augment import Crops, decode, eval_geometry, eval_view, train_views
+from s2mlp_jax.data import on_device, pipeline, sources
 from s2mlp_jax.data.pipeline import batch_places, eval_batches, train_batches
-from s2mlp_jax.experiment import create_experiment
-from s2mlp_jax.preprocessing import Preprocessing
+from s2mlp_jax.data.views import Crops, decode, eval_geometry, eval_view, train_views
+from s2mlp_jax.saved.preprocessing import Preprocessing
+from s2mlp_jax.train import devices as devices_lib
+from s2mlp_jax.train.experiment import create_experiment
 from tests.data_sets import CIFAR_TEST, IMAGENET_TRAIN
 from tests.helpers import tiny_config
 
@@ -297,7 +297,7 @@ def test_padded_crop_and_flip() -> None:
 
 def test_random_resized_crop_statistics() -> None:
     """Areas are uniform in [0.08, 1] and aspect ratios log-uniform, where the box fits."""
-    from s2mlp_jax.data.augment import _random_box
+    from s2mlp_jax.data.views import _random_box
 
     rng = random.Random(0)
     boxes = np.array([_random_box(400, 400, 0.08, rng) for _ in range(6000)])
@@ -449,14 +449,14 @@ def test_pairs_of_a_real_batch(devices: int) -> None:
     )
     numbers, batch["label"] = np.unique(batch["label"], return_inverse=True)
     assert len(numbers) == batch_size // repeats < images
-    layout = parallel.make_layout(jax.devices()[:devices])
-    mixup = mix.Augmentation(0, 0, 0, 0, 0, 0.02, 0.3, 0.3, 0.8, 0.0, 1.0, 0.0)
+    layout = devices_lib.make_layout(jax.devices()[:devices])
+    mixup = on_device.Augmentation(0, 0, 0, 0, 0, 0.02, 0.3, 0.3, 0.8, 0.0, 1.0, 0.0)
     targets = jax.jit(
-        lambda batch: mix.training_batch(
+        lambda batch: on_device.training_batch(
             jax.random.key(0), batch, mixup, (0.3,), (0.4,), len(numbers), 0.0
         )[1],
         out_shardings=layout.batch,
-    )(parallel.shard_batch(layout, batch))
+    )(devices_lib.shard_batch(layout, batch))
     found = [frozenset(np.flatnonzero(row).tolist()) for row in np.asarray(targets)]
     assert {len(pair) for pair in found} == {2}  # none is mixed with itself
     assert len(set(found)) == batch_size // 2  # each pair once, in two images of the batch

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 import jax
 import pytest
 
-from s2mlp_jax import datawait, describe, parallel, train
-from s2mlp_jax.datawait import DataWait
-from s2mlp_jax.metrics import read_metrics
-from s2mlp_jax.trainlog import TrainLog
+from s2mlp_jax.saved.metrics import read_metrics
+from s2mlp_jax.train import data_wait, describe, loop
+from s2mlp_jax.train import devices as devices_lib
+from s2mlp_jax.train.data_wait import DataWait
+from s2mlp_jax.train.step_log import TrainLog
 from tests.helpers import tiny_config
 
 
@@ -54,7 +55,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(datawait, "time", types.SimpleNamespace(perf_counter=clock.perf_counter))
+    monkeypatch.setattr(data_wait, "time", types.SimpleNamespace(perf_counter=clock.perf_counter))
     return clock
 
 
@@ -147,16 +148,16 @@ def test_a_run_logs_its_waits(tmp_path: pathlib.Path, monkeypatch: pytest.Monkey
             super().__init__()
             made.append(self)
 
-    place = parallel.shard_batch
+    place = devices_lib.shard_batch
 
     def place_late(*arguments: typing.Any) -> dict[str, jax.Array]:
         while made and made[0]._ended[0] < made[0]._given:
             pass
         return place(*arguments)
 
-    monkeypatch.setattr(train, "DataWait", Kept)
-    monkeypatch.setattr(parallel, "shard_batch", place_late)
-    train.train_and_evaluate(tiny_config(train__accumulation_steps=1), tmp_path)
+    monkeypatch.setattr(loop, "DataWait", Kept)
+    monkeypatch.setattr(devices_lib, "shard_batch", place_late)
+    loop.train_and_evaluate(tiny_config(train__accumulation_steps=1), tmp_path)
     lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "train/loss" in line]
     assert len(lines) == 4
     assert all(0 < line["train/data_wait"] < 1 for line in lines)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from s2mlp_jax import parallel
-from s2mlp_jax.evaluate import evaluate, make_eval_step
-from s2mlp_jax.experiment import create_experiment
+from s2mlp_jax.train import devices as devices_lib
+from s2mlp_jax.train.evaluate import evaluate, make_eval_step
+from s2mlp_jax.train.experiment import create_experiment
 from tests.helpers import tiny_config
 
 
@@ -20,7 +20,7 @@ class Answers:
 
 
 def run(logits: np.ndarray, labels: np.ndarray, batch_size: int, params: float = 1.0) -> dict:
-    layout = parallel.make_layout()
+    layout = devices_lib.make_layout()
     step = make_eval_step(Answers(), (0.0,), (1.0,), layout)  # type: ignore[arg-type]
     batches = []
     for start in range(0, len(labels), batch_size):
@@ -58,7 +58,7 @@ def test_ties_and_nan_are_no_hits() -> None:
 
 
 def test_a_wrong_count_is_an_error() -> None:
-    layout = parallel.make_layout()
+    layout = devices_lib.make_layout()
     step = make_eval_step(Answers(), (0.0,), (1.0,), layout)  # type: ignore[arg-type]
     batch = {
         "image": np.zeros((8, 1, 3, 1), np.uint8),

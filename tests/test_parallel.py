@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from s2mlp_jax import parallel, train
-from s2mlp_jax.evaluate_workdir import evaluate_workdir
-from s2mlp_jax.experiment import Experiment, create_experiment
 from s2mlp_jax.progress import Progress
+from s2mlp_jax.train import devices as devices_lib
+from s2mlp_jax.train import loop
+from s2mlp_jax.train.evaluate_workdir import evaluate_workdir
+from s2mlp_jax.train.experiment import Experiment, create_experiment
 from tests.helpers import read_lines, tiny_config, tiny_flags
 from tests.test_cli import DIGITS, finish, main, start_two_processes
 from tests.test_train import take_steps
@@ -23,13 +24,13 @@ wide_config = functools.partial(tiny_config, model__dim=64)
 
 
 def compile_step(run: Experiment) -> jax.stages.Compiled:
-    step = train.make_train_step(run)
+    step = loop.make_train_step(run)
     return step.lower(*run.abstract_step_arguments()).compile()
 
 
 def test_abstract_arguments_are_those_of_a_real_step() -> None:
     run = create_experiment(wide_config(train__shard_state=True))
-    batch = parallel.shard_batch(run.layout, next(run.train_batches(0)))
+    batch = devices_lib.shard_batch(run.layout, next(run.train_batches(0)))
     abstract, real = run.abstract_step_arguments(), (run.draw_state(), batch, run.key)
     assert jax.tree.structure(abstract) == jax.tree.structure(real)
     for a, b in zip(jax.tree.leaves(abstract), jax.tree.leaves(real), strict=True):
@@ -61,7 +62,7 @@ def test_remat_is_the_same_function_in_less_memory() -> None:
 
 
 def test_the_state_is_cut_along_the_longest_axis_that_divides() -> None:
-    layout = parallel.make_layout(shard_state=True)
+    layout = devices_lib.make_layout(shard_state=True)
 
     def cut(*shape: int) -> tuple:
         return tuple(layout.state_sharding(shape).spec)
@@ -71,7 +72,7 @@ def test_the_state_is_cut_along_the_longest_axis_that_divides() -> None:
     assert cut(768, 768) == (None, "data")
     assert cut(4096, 1001) == ("data",)
     assert cut(768) == cut() == cut(1001, 1001) == ()
-    assert parallel.make_layout().state_sharding((768, 2304)) == layout.replicated
+    assert devices_lib.make_layout().state_sharding((768, 2304)) == layout.replicated
 
 
 def test_a_cut_state_gives_the_same_run_in_an_eighth_of_the_memory() -> None:
@@ -129,7 +130,7 @@ def test_a_run_goes_on_whole_cut_and_on_other_devices(
     class Pulled(Exception):  # noqa: N818
         pass
 
-    train.train_and_evaluate(wide_config(train__steps=12), tmp_path / "never stopped")
+    loop.train_and_evaluate(wide_config(train__steps=12), tmp_path / "never stopped")
     original = Progress.advance
     starts = [(True, 8, 4), (False, 2, 8), (True, 4, None)]
     for cut, count, stop_at in starts:
@@ -145,7 +146,7 @@ def test_a_run_goes_on_whole_cut_and_on_other_devices(
         overrides = {"train__shard_state": cut, "train__remat": cut}
         config = wide_config(train__steps=12, checkpoint__every_epochs=0.001, **overrides)
         try:
-            train.train_and_evaluate(config, tmp_path / "stopped", jax.devices()[:count])
+            loop.train_and_evaluate(config, tmp_path / "stopped", jax.devices()[:count])
         except Pulled:
             assert stop_at
     monkeypatch.undo()

@@ -8,12 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from s2mlp_jax import step_cost
 from s2mlp_jax.config import load_config
-from s2mlp_jax.data.stand_in import stand_in
-from s2mlp_jax.experiment import create_experiment
-from s2mlp_jax.plan import plan
-from s2mlp_jax.stated_devices import Devices, find
+from s2mlp_jax.data.known_sizes import stand_in
+from s2mlp_jax.train import step_cost
+from s2mlp_jax.train.experiment import create_experiment
+from s2mlp_jax.train.plan import plan
+from s2mlp_jax.train.stated_devices import Devices, find
 from tests.helpers import ROOT, tiny_config
 from tests.test_cli import main
 

@@ -14,9 +14,11 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from s2mlp_jax.data import derived, prepare, sources, tars
-from s2mlp_jax.data.augment import decode
-from s2mlp_jax.data.reduce import reduce_image
+from s2mlp_jax.data import sources
+from s2mlp_jax.data.prepare import __main__ as prepare
+from s2mlp_jax.data.prepare import derived, tars
+from s2mlp_jax.data.prepare.reduce import reduce_image
+from s2mlp_jax.data.views import decode
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -348,7 +350,7 @@ def test_a_copy_is_no_worse_than_its_quality() -> None:
 
 def test_imagenet100_is_the_draw_that_is_written_down() -> None:
     drawn = np.random.RandomState(2106).choice(WNIDS.split(), 100, replace=False)
-    file = ROOT / "s2mlp_jax" / "data" / "imagenet100.txt"
+    file = ROOT / "s2mlp_jax" / "data" / "prepare" / "imagenet100.txt"
     assert derived.read_classes(file) == tuple(sorted(drawn.tolist()))
 
 

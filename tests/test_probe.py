@@ -11,13 +11,13 @@ from PIL import Image
 from sklearn.datasets import load_digits as sklearn_digits
 
 from s2mlp_jax import create_model, init, probe
-from s2mlp_jax.data.augment import decode
 from s2mlp_jax.data.sources import open_split, prepare
-from s2mlp_jax.model_folder import ModelFolder, write_model_folder
+from s2mlp_jax.data.views import decode
 from s2mlp_jax.models.variants import field_types
-from s2mlp_jax.preprocessing import Preprocessing
-from s2mlp_jax.pretrained import load
-from s2mlp_jax.weights_file import Weights
+from s2mlp_jax.saved.model_folder import ModelFolder, write_model_folder
+from s2mlp_jax.saved.preprocessing import Preprocessing
+from s2mlp_jax.saved.pretrained import load
+from s2mlp_jax.saved.weights_file import Weights
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 import s2mlp_jax
-from s2mlp_jax import parallel, relations
-from s2mlp_jax.evaluate_workdir import evaluate_workdir
-from s2mlp_jax.experiment import Experiment, create_experiment
-from s2mlp_jax.models import cost, token_mixers
+from s2mlp_jax.models import cost, relations, token_mixers
 from s2mlp_jax.models.depthwise import depthwise_convolution, shift_as_depthwise
 from s2mlp_jax.models.spatial_shift import spatial_shift
 from s2mlp_jax.models.variant import MIXER_FIELDS
 from s2mlp_jax.models.variants import VARIANTS, get_variant
 from s2mlp_jax.report.__main__ import main as report_main
-from s2mlp_jax.train import make_train_step, train_and_evaluate
+from s2mlp_jax.train import devices as devices_lib
+from s2mlp_jax.train.evaluate_workdir import evaluate_workdir
+from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.loop import make_train_step, train_and_evaluate
 from tests.helpers import tiny_config
 from tests.test_models import TINY, draw_like, small_model
 from tests.test_train import take_steps
@@ -249,7 +249,7 @@ def test_batch_norm_takes_and_keeps_the_statistics_of_the_batch(parts: int) -> N
     )
     before = jax.device_get(state.model_state)["batch_stats"]["norm_stem"]
     step = make_train_step(run)
-    state, _ = step(state, parallel.shard_batch(run.layout, batch), run.key)
+    state, _ = step(state, devices_lib.shard_batch(run.layout, batch), run.key)
     after = jax.device_get(state.model_state)["batch_stats"]["norm_stem"]
     for name, statistic in (("mean", jnp.mean), ("var", jnp.var)):
         expected = before[name]

@@ -12,14 +12,14 @@ import typing
 import ml_collections
 import pytest
 
-from s2mlp_jax import measure
-from s2mlp_jax import sweep as sweep_lib
-from s2mlp_jax import train as train_lib
 from s2mlp_jax.config import load_config, load_module, model_variant
-from s2mlp_jax.experiment import Experiment
 from s2mlp_jax.models.cost import paper_parameters, variant_cost
 from s2mlp_jax.models.variants import field_types, get_variant
-from s2mlp_jax.sweep_runs import open_sweep
+from s2mlp_jax.sweep import __main__ as sweep_lib
+from s2mlp_jax.sweep import measure
+from s2mlp_jax.sweep.settings import open_sweep
+from s2mlp_jax.train import loop as train_lib
+from s2mlp_jax.train.experiment import Experiment
 from tests.helpers import ROOT, TINY, assert_same_run, tiny_flags
 
 SHIFT = str(ROOT / "configs/ablation_shift.py")

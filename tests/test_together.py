@@ -12,9 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from s2mlp_jax import sweep as sweep_lib
-from s2mlp_jax import together
-from s2mlp_jax.experiment import Experiment
 from s2mlp_jax.models import create_model, init
 from s2mlp_jax.models.backbone import shift_variables
 from s2mlp_jax.models.spatial_shift import (
@@ -24,7 +21,10 @@ from s2mlp_jax.models.spatial_shift import (
     shift_channels,
     spatial_shift,
 )
-from s2mlp_jax.sweep_runs import open_sweep
+from s2mlp_jax.sweep import __main__ as sweep_lib
+from s2mlp_jax.sweep import together
+from s2mlp_jax.sweep.settings import open_sweep
+from s2mlp_jax.train.experiment import Experiment
 from tests.helpers import ROOT, TINY, read_lines, read_state
 
 SHIFT = str(ROOT / "configs/ablation_shift.py")

@@ -10,7 +10,7 @@ import pytest
 import s2mlp_jax
 from s2mlp_jax.export import torch_weights
 from s2mlp_jax.models import get_variant
-from s2mlp_jax.named_arrays import flatten
+from s2mlp_jax.saved.arrays import flatten
 from tests.test_parity import TIMM, draw, read, timm_model
 
 

@@ -10,14 +10,15 @@ import numpy as np
 import optax
 import pytest
 
-from s2mlp_jax import optim, parallel
 from s2mlp_jax.config import load_config
-from s2mlp_jax.data.mix import normalize, smooth_labels
-from s2mlp_jax.experiment import Experiment, create_experiment
+from s2mlp_jax.data.on_device import normalize, smooth_labels
 from s2mlp_jax.rng import stream_key
-from s2mlp_jax.state import TrainState, update_ema
-from s2mlp_jax.train import make_train_step, train_and_evaluate
-from s2mlp_jax.trainlog import NonFiniteLossError, TrainLog
+from s2mlp_jax.train import devices as devices_lib
+from s2mlp_jax.train import optim
+from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.loop import make_train_step, train_and_evaluate
+from s2mlp_jax.train.state import TrainState, update_ema
+from s2mlp_jax.train.step_log import NonFiniteLossError, TrainLog
 from tests.helpers import ROOT, tiny_config
 from tests.test_config import CONFIGS
 
@@ -26,7 +27,7 @@ def take_steps(run: Experiment, steps: int) -> tuple[TrainState, list[float]]:
     step = make_train_step(run)
     state, data, losses = run.draw_state(), run.train_batches(0), []
     for _ in range(steps):
-        state, metrics = step(state, parallel.shard_batch(run.layout, next(data)), run.key)
+        state, metrics = step(state, devices_lib.shard_batch(run.layout, next(data)), run.key)
         losses.append(float(metrics["loss"]))
     return state, losses
 
@@ -84,7 +85,7 @@ def test_loss_and_gradient_are_those_of_the_formula() -> None:
 
     value, gradient = jax.value_and_grad(loss)(params)
     step = make_train_step(run)
-    new_state, metrics = step(state, parallel.shard_batch(run.layout, batch), run.key)
+    new_state, metrics = step(state, devices_lib.shard_batch(run.layout, batch), run.key)
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
     np.testing.assert_allclose(metrics["grad_norm"], optax.tree.norm(gradient), rtol=1e-4)
     # The first step of AdamW moves every number by the learning rate, against its gradient's sign.
@@ -126,7 +127,7 @@ def test_devices_exchange_sums_and_nothing_else(parts: int) -> None:
     config = tiny_config(train__batch_size=32, train__accumulation_steps=parts)
     run = create_experiment(config)
     step = make_train_step(run)
-    batch = parallel.shard_batch(run.layout, next(run.train_batches(0)))
+    batch = devices_lib.shard_batch(run.layout, next(run.train_batches(0)))
     program = step.lower(run.abstract_state(), batch, run.key).compile().as_text()
     assert "all-reduce" in program
     for exchange in ("all-to-all", "all-gather", "collective-permute"):
@@ -136,10 +137,12 @@ def test_devices_exchange_sums_and_nothing_else(parts: int) -> None:
 def test_drop_path_draws_anew_every_step_and_only_then() -> None:
     run = create_experiment(tiny_config(model__drop_path=0.5), jax.devices()[:1])
     step = make_train_step(run)
-    batch = parallel.shard_batch(run.layout, next(run.train_batches(0)))
+    batch = devices_lib.shard_batch(run.layout, next(run.train_batches(0)))
 
     def loss_at(number: int) -> float:
-        state = run.draw_state()._replace(step=parallel.replicate(run.layout, jnp.asarray(number)))
+        state = run.draw_state()._replace(
+            step=devices_lib.replicate(run.layout, jnp.asarray(number))
+        )
         return float(step(state, batch, run.key)[1]["loss"])
 
     assert loss_at(0) == loss_at(0)
@@ -300,8 +303,8 @@ def test_batches_that_do_not_divide_are_refused() -> None:
 
 
 def test_positions_of_the_global_batch() -> None:
-    layout = parallel.make_layout()
-    np.testing.assert_array_equal(parallel.local_positions(layout, 24), np.arange(24))
+    layout = devices_lib.make_layout()
+    np.testing.assert_array_equal(devices_lib.local_positions(layout, 24), np.arange(24))
 
 
 def test_peak_flops_takes_the_closest_name() -> None:
@@ -309,7 +312,7 @@ def test_peak_flops_takes_the_closest_name() -> None:
         def __init__(self, kind: str) -> None:
             self.device_kind = kind
 
-    assert parallel.peak_flops(Device("NVIDIA H100 80GB HBM3")) == 989e12  # type: ignore[arg-type]
-    assert parallel.peak_flops(Device("NVIDIA H100 PCIe")) == 756e12  # type: ignore[arg-type]
-    assert parallel.peak_flops(Device("TPU v5 lite")) == 197e12  # type: ignore[arg-type]
-    assert parallel.peak_flops(jax.devices()[0]) is None
+    assert devices_lib.peak_flops(Device("NVIDIA H100 80GB HBM3")) == 989e12  # type: ignore[arg-type]
+    assert devices_lib.peak_flops(Device("NVIDIA H100 PCIe")) == 756e12  # type: ignore[arg-type]
+    assert devices_lib.peak_flops(Device("TPU v5 lite")) == 197e12  # type: ignore[arg-type]
+    assert devices_lib.peak_flops(jax.devices()[0]) is None

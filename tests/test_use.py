@@ -20,16 +20,17 @@ from PIL import Image
 
 import s2mlp_jax
 from benchmarks.exported import run_elsewhere
-from s2mlp_jax import predict, pretrained, run_to_folder
+from s2mlp_jax import predict
 from s2mlp_jax.data.pipeline import eval_batches
 from s2mlp_jax.data.sources import open_split
-from s2mlp_jax.evaluate_workdir import evaluate_workdir
 from s2mlp_jax.export import __main__ as export
 from s2mlp_jax.export import export_model, stablehlo
 from s2mlp_jax.models.backbone import OUTPUTS
-from s2mlp_jax.preprocessing import Preprocessing
 from s2mlp_jax.report import read_study
-from s2mlp_jax.train import train_and_evaluate
+from s2mlp_jax.saved import from_run, pretrained
+from s2mlp_jax.saved.preprocessing import Preprocessing
+from s2mlp_jax.train.evaluate_workdir import evaluate_workdir
+from s2mlp_jax.train.loop import train_and_evaluate
 from tests.helpers import ROOT, read_state, tiny_config
 from tests.test_models import small_model
 
@@ -490,8 +491,8 @@ def test_a_card_has_the_figures_of_its_own_step(tmp_path: pathlib.Path) -> None:
     lines = [{"step": step, **{f"eval/{name}": step for name in names}} for step in (5, 10)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for step in (5, 10):
-        assert run_to_folder._evaluation(tmp_path, step, "eval")["loss"] == step
-    assert run_to_folder._evaluation(tmp_path, 7, "eval") == {}
+        assert from_run._evaluation(tmp_path, step, "eval")["loss"] == step
+    assert from_run._evaluation(tmp_path, 7, "eval") == {}
 
 
 def test_formats_say_the_same(mixed: pathlib.Path, model: pathlib.Path) -> None:

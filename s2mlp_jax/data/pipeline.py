@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from grain.experimental import index_shuffle
 
-from s2mlp_jax.data.augment import BrokenImageError, Crops, decode, eval_view, train_views
 from s2mlp_jax.data.meter import say
 from s2mlp_jax.data.sources import Split
+from s2mlp_jax.data.views import BrokenImageError, Crops, decode, eval_view, train_views
 
 Batch = dict[str, np.ndarray]
 Record = dict[str, typing.Any]

@@ -16,7 +16,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from s2mlp_jax.data.folder import open_folder
 from s2mlp_jax.data.names import EMBEDDED, check_known, folder_of, not_prepared
 from s2mlp_jax.data.split import Source, Split
-from s2mlp_jax.quiet_tensorflow import import_tensorflow
+from s2mlp_jax.data.tensorflow import import_tensorflow
 
 # Features by which data sets name their records, the first that is there.
 _NAMES = ("file_name", "filename", "image/filename", "id", "image_id")

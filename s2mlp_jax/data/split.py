@@ -5,7 +5,7 @@ import re
 import typing
 from collections.abc import Mapping
 
-from s2mlp_jax.data.augment import decode
+from s2mlp_jax.data.views import decode
 
 
 class Source(typing.Protocol):

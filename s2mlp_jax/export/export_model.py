@@ -9,14 +9,14 @@ import types
 import jax
 import numpy as np
 
-from s2mlp_jax import pretrained
+from s2mlp_jax.data.image_files import find_files
 from s2mlp_jax.export import onnx, pytorch, stablehlo
 from s2mlp_jax.export.model_card import LICENSE, write_card
 from s2mlp_jax.export.needs import require
-from s2mlp_jax.image_files import find_files
-from s2mlp_jax.model_folder import ModelFolder, write_description, write_model_folder
 from s2mlp_jax.models import Model, build
-from s2mlp_jax.preprocessing import Preprocessing
+from s2mlp_jax.saved import pretrained
+from s2mlp_jax.saved.model_folder import ModelFolder, write_description, write_model_folder
+from s2mlp_jax.saved.preprocessing import Preprocessing
 
 TOLERANCE = 1e-4  # of a logit, float32
 _IMAGES = 8  # to compare on

@@ -4,8 +4,8 @@ import json
 import typing
 from collections.abc import Iterator
 
-from s2mlp_jax.data.augment import eval_short_side
-from s2mlp_jax.model_folder import ModelFolder
+from s2mlp_jax.data.views import eval_short_side
+from s2mlp_jax.saved.model_folder import ModelFolder
 
 LICENSE = "apache-2.0"  # that of this code; of weights it is for their owner to say
 _PAPER = "https://arxiv.org/abs/2106.07477"

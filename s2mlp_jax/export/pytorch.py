@@ -19,7 +19,7 @@ import numpy as np
 from s2mlp_jax.export.needs import require
 from s2mlp_jax.models import Model, Variant
 from s2mlp_jax.models.spatial_shift import parse_pattern
-from s2mlp_jax.named_arrays import flatten
+from s2mlp_jax.saved.arrays import flatten
 
 NEEDS: tuple[str, ...] = ("torch",)
 CODE, WEIGHTS, ARGUMENTS = "s2mlp.py", "model.pt", "model.json"

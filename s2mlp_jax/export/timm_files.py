@@ -5,8 +5,8 @@ import typing
 from s2mlp_jax.export.torch_weights import from_torch, to_torch
 from s2mlp_jax.models import get_variant
 from s2mlp_jax.models.variants import field_types
-from s2mlp_jax.pretrained import read_any
-from s2mlp_jax.weights_file import (
+from s2mlp_jax.saved.pretrained import read_any
+from s2mlp_jax.saved.weights_file import (
     Weights,
     check_ending,
     read_state_dict,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from s2mlp_jax.named_arrays import Free, Shape
+from s2mlp_jax.saved.arrays import Free, Shape
 
 Change = Callable[[np.ndarray], np.ndarray]
 

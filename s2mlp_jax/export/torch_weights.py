@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from s2mlp_jax.export.torch_tables import IGNORED, table
-from s2mlp_jax.named_arrays import check_arrays, flatten, unflatten
+from s2mlp_jax.saved.arrays import check_arrays, flatten, unflatten
 
 if typing.TYPE_CHECKING:
     from s2mlp_jax.models.variant import Variant

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     if flags.workdirs == ["relations"]:
         try:
-            from s2mlp_jax import relations
+            from s2mlp_jax.models import relations
         except ImportError as error:
             print(f"Error: the relations are computed with jax and flax: {error}", file=sys.stderr)
             return 2

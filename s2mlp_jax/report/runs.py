@@ -7,7 +7,7 @@ import re
 import typing
 
 from s2mlp_jax.data.split import public_name
-from s2mlp_jax.metrics import judged_by, read_metrics, training_seconds
+from s2mlp_jax.saved.metrics import judged_by, read_metrics, training_seconds
 
 Json = dict[str, typing.Any]
 

@@ -11,8 +11,8 @@ import ml_collections
 import numpy as np
 
 from s2mlp_jax import config as config_lib
-from s2mlp_jax.data import mix, randaugment
-from s2mlp_jax.data.augment import decode, draw_view, eval_view, make_view, rotated
+from s2mlp_jax.data import on_device, randaugment
+from s2mlp_jax.data.views import decode, draw_view, eval_view, make_view, rotated
 from s2mlp_jax.visualize.canvas import new_figure, no_ticks
 
 if typing.TYPE_CHECKING:
@@ -75,9 +75,9 @@ def augment(
     train = jnp.asarray(made)
     key = jax.random.key(seed)
 
-    def drawn(images: jax.Array, augmentation: mix.Augmentation) -> np.ndarray:
+    def drawn(images: jax.Array, augmentation: on_device.Augmentation) -> np.ndarray:
         batch = {"image": images, "label": jnp.arange(_COLUMNS)}
-        pixels, _ = jax.jit(mix.training_batch, static_argnums=range(2, 7))(
+        pixels, _ = jax.jit(on_device.training_batch, static_argnums=range(2, 7))(
             key, batch, augmentation, mean, std, _COLUMNS, 0.0
         )
         return np.clip(np.asarray(pixels) * np.asarray(std) + np.asarray(mean), 0, 1)

@@ -9,10 +9,10 @@ import ml_collections
 import numpy as np
 
 from s2mlp_jax import config as config_lib
-from s2mlp_jax.data.augment import eval_view, read_pixels
-from s2mlp_jax.data.mix import normalize
-from s2mlp_jax.experiment import Experiment, create_experiment
-from s2mlp_jax.restore import restore_run
+from s2mlp_jax.data.on_device import normalize
+from s2mlp_jax.data.views import eval_view, read_pixels
+from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.restore import restore_run
 from s2mlp_jax.visualize.canvas import (
     QUIET,
     evenly,

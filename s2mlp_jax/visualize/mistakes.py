@@ -5,7 +5,7 @@ import typing
 import ml_collections
 import numpy as np
 
-from s2mlp_jax.restore import restore_run
+from s2mlp_jax.train.restore import restore_run
 from s2mlp_jax.visualize.canvas import QUIET, new_figure, shorten, show_image
 from s2mlp_jax.visualize.predictions import eval_image, predict
 from s2mlp_jax.visualize.subject import of_run

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from s2mlp_jax import config as config_lib
-from s2mlp_jax.data.augment import decode, eval_view
-from s2mlp_jax.data.mix import normalize
-from s2mlp_jax.experiment import Experiment
-from s2mlp_jax.parallel import shard_batch
-from s2mlp_jax.restore import Restored
+from s2mlp_jax.data.on_device import normalize
+from s2mlp_jax.data.views import decode, eval_view
+from s2mlp_jax.train.devices import shard_batch
+from s2mlp_jax.train.experiment import Experiment
+from s2mlp_jax.train.restore import Restored
 
 
 @dataclasses.dataclass(frozen=True)

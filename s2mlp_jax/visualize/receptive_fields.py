@@ -9,7 +9,7 @@ import numpy as np
 from s2mlp_jax.models import Model, create_model
 from s2mlp_jax.models.layers import patchify
 from s2mlp_jax.models.spatial_shift import DIRECTIONS, check_border, parse_pattern
-from s2mlp_jax.restore import restore_run
+from s2mlp_jax.train.restore import restore_run
 from s2mlp_jax.visualize.canvas import (
     COLORS,
     PALE,

@@ -8,8 +8,8 @@ import jax
 from s2mlp_jax.models import Model, init
 from s2mlp_jax.models.backbone import Block
 from s2mlp_jax.models.resnet import Bottleneck
-from s2mlp_jax.restore import Restored
 from s2mlp_jax.rng import stream_key
+from s2mlp_jax.train.restore import Restored
 from s2mlp_jax.visualize.canvas import pattern_name
 
 

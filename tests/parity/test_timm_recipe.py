@@ -18,16 +18,16 @@ import PIL
 import pytest
 from PIL import Image
 
-from s2mlp_jax import optim
 from s2mlp_jax.config import load_config, make_augmentation, make_crops
-from s2mlp_jax.data import mix, randaugment
+from s2mlp_jax.data import on_device, randaugment
 from s2mlp_jax.export.pytorch import _arguments
 from s2mlp_jax.export.torch_tables import table
 from s2mlp_jax.models import create_model, get_variant, init
 from s2mlp_jax.models.layers import drop_path, drop_path_rates
 from s2mlp_jax.models.variants import VARIANTS
-from s2mlp_jax.named_arrays import flatten
-from s2mlp_jax.state import update_ema
+from s2mlp_jax.saved.arrays import flatten
+from s2mlp_jax.train import optim
+from s2mlp_jax.train.state import update_ema
 from tests.helpers import ROOT
 from tests.parity import peers, samples
 from tests.test_augment import FILL, apply_operations, photographs
@@ -212,7 +212,7 @@ def erased(probability: float, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns what ours and timm's make of images of one value, (count, h, w) each."""
     images = np.full((count, HEIGHT, WIDTH, 1), UNTOUCHED, np.float32)
     recipe = dataclasses.replace(RECIPE, erasing_prob=probability)
-    erase = jax.jit(lambda key, images: mix.erase(key, images, recipe))
+    erase = jax.jit(lambda key, images: on_device.erase(key, images, recipe))
     ours = np.asarray(erase(jax.random.key(0), images))[..., 0]
     erasing = copy.copy(step_of("RandomErasing"))
     erasing.probability = probability
@@ -258,7 +258,7 @@ def our_kept(mixup: float, cutmix: float, size: int, count: int) -> np.ndarray:
     recipe = dataclasses.replace(RECIPE, mixup_alpha=mixup, cutmix_alpha=cutmix)
     images, targets = jnp.zeros((2, size, size, 1)), jnp.eye(2)
     # The images are not asked for, and XLA leaves them out.
-    kept = jax.jit(jax.vmap(lambda key: mix.mix(key, images, targets, recipe)[1][0, 0]))
+    kept = jax.jit(jax.vmap(lambda key: on_device.mix(key, images, targets, recipe)[1][0, 0]))
     return np.asarray(kept(jax.random.split(jax.random.key(0), count)))
 
 
@@ -304,7 +304,7 @@ def our_boxes(kept: np.ndarray, centres: np.ndarray, size: tuple[int, int]) -> n
                 "randint",
                 lambda key, shape, low, high: centre[0 if high == height else 1],
             )
-            return mix.mix(jax.random.key(0), images, jnp.eye(2), recipe)[0][0, ..., 0]
+            return on_device.mix(jax.random.key(0), images, jnp.eye(2), recipe)[0][0, ..., 0]
 
     found = np.asarray(jax.jit(jax.vmap(mixed))(jnp.asarray(kept, jnp.float32), centres)) > 0
     rows, columns = found.any(2), found.any(1)
@@ -378,8 +378,8 @@ def test_mixed_targets_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
     for kept in (0.0, 0.3, 0.5, 0.93, 1.0):
         with monkeypatch.context() as patch:
             patch.setattr(jax.random, "beta", lambda key, x, y, kept=kept: jnp.float32(kept))
-            smooth = mix.smooth_labels(jnp.asarray(labels), classes, smoothing)
-            ours = mix.mix(jax.random.key(0), jnp.asarray(images), smooth, recipe)
+            smooth = on_device.smooth_labels(jnp.asarray(labels), classes, smoothing)
+            ours = on_device.mix(jax.random.key(0), jnp.asarray(images), smooth, recipe)
         mixer = Mixup(mixup_alpha=0.8, label_smoothing=smoothing, num_classes=classes)
         monkeypatch.setattr(mixer, "_params_per_batch", lambda kept=kept: (kept, False))
         their_images = torch.from_numpy(images[order].transpose(0, 3, 1, 2).copy())

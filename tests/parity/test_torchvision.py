@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from s2mlp_jax.config import load_config, make_crops
-from s2mlp_jax.data.augment import Crops, _random_box, eval_geometry, eval_view
+from s2mlp_jax.data.views import Crops, _random_box, eval_geometry, eval_view
 from tests.helpers import ROOT
 from tests.parity import peers, samples
 

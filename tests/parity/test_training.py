@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from s2mlp_jax import parallel
-from s2mlp_jax.experiment import Experiment, create_experiment
 from s2mlp_jax.export import pytorch, torch_weights
-from s2mlp_jax.state import TrainState
-from s2mlp_jax.train import make_train_step
+from s2mlp_jax.train import devices as devices_lib
+from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.loop import make_train_step
+from s2mlp_jax.train.state import TrainState
 from tests.helpers import tiny_config
 from tests.parity import peers
 
@@ -201,7 +201,7 @@ def start(run: Experiment) -> TrainState:
     state = TrainState(
         jnp.zeros((), jnp.int32), params, run.optimizer.init(params), model_state, None, None
     )
-    return parallel.place_state(run.layout, state)
+    return devices_lib.place_state(run.layout, state)
 
 
 def biased(after: Named, before: Named, counts: dict[str, int]) -> Named:
@@ -229,7 +229,7 @@ def test_ten_steps(case: Case, tmp_path: pathlib.Path) -> None:
 
     step, losses, rates = make_train_step(run), [], []
     for batch in batches:
-        state, metrics = step(state, parallel.shard_batch(run.layout, batch), run.key)
+        state, metrics = step(state, devices_lib.shard_batch(run.layout, batch), run.key)
         losses.append(float(metrics["loss"]))
         rates.append(float(metrics["learning_rate"]))
     # The first rate is what float32 leaves of a difference of peaks.

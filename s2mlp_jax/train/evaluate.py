@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from s2mlp_jax.data.mix import normalize
+from s2mlp_jax.data.on_device import normalize
 from s2mlp_jax.models import Model
-from s2mlp_jax.parallel import Layout, shard_batch
+from s2mlp_jax.train.devices import Layout, shard_batch
 
 EvalStep = Callable[[typing.Any, dict[str, jax.Array]], dict[str, jax.Array]]
 

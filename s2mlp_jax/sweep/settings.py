@@ -12,10 +12,10 @@ import ml_collections
 
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.data.sources import Split
-from s2mlp_jax.differing import differing
-from s2mlp_jax.experiment import Experiment, create_experiment, open_data
-from s2mlp_jax.metrics import read_metrics
-from s2mlp_jax.workdir import write_text
+from s2mlp_jax.saved.differing import differing
+from s2mlp_jax.saved.metrics import read_metrics
+from s2mlp_jax.saved.run_folder import write_text
+from s2mlp_jax.train.experiment import Experiment, create_experiment, open_data
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.,+=-]*")
 

@@ -3,7 +3,7 @@
 import argparse
 
 from s2mlp_jax.config import DTYPES
-from s2mlp_jax.pretrained import WHICH, Pretrained, load
+from s2mlp_jax.saved.pretrained import WHICH, Pretrained, load
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:

@@ -5,12 +5,12 @@ import pathlib
 import typing
 from collections.abc import Sequence
 
-from s2mlp_jax import describe
-from s2mlp_jax import workdir as workdir_lib
-from s2mlp_jax.metrics import read_metrics, training_seconds
 from s2mlp_jax.progress import say
-from s2mlp_jax.sweep_runs import Sweep, SweepRun
-from s2mlp_jax.trainlog import NonFiniteLossError
+from s2mlp_jax.saved import run_folder as workdir_lib
+from s2mlp_jax.saved.metrics import read_metrics, training_seconds
+from s2mlp_jax.sweep.settings import Sweep, SweepRun
+from s2mlp_jax.train import describe
+from s2mlp_jax.train.step_log import NonFiniteLossError
 
 
 class Failure(typing.NamedTuple):

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from s2mlp_jax import pretrained
 from s2mlp_jax.models.variant import Variant
-from s2mlp_jax.named_arrays import check_arrays, flatten, leaf_name
-from s2mlp_jax.preprocessing import Preprocessing
-from s2mlp_jax.state import TrainState
-from s2mlp_jax.weights_file import Weights
+from s2mlp_jax.saved import pretrained
+from s2mlp_jax.saved.arrays import check_arrays, flatten, leaf_name
+from s2mlp_jax.saved.preprocessing import Preprocessing
+from s2mlp_jax.saved.weights_file import Weights
+from s2mlp_jax.train.state import TrainState
 
 HEAD = "params/head/"
 

@@ -6,11 +6,11 @@ import typing
 import ml_collections
 
 from s2mlp_jax import config as config_lib
-from s2mlp_jax.checkpoint import Checkpoints
-from s2mlp_jax.experiment import Experiment, create_experiment
 from s2mlp_jax.progress import say
-from s2mlp_jax.state import TrainState
-from s2mlp_jax.workdir import read_config
+from s2mlp_jax.saved.checkpoints import Checkpoints
+from s2mlp_jax.saved.run_folder import read_config
+from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.state import TrainState
 
 
 class Restored(typing.NamedTuple):

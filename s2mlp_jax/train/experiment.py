@@ -12,14 +12,15 @@ import optax
 from jax.experimental import multihost_utils
 
 from s2mlp_jax import config as config_lib
-from s2mlp_jax import optim, parallel
 from s2mlp_jax.data import sources
 from s2mlp_jax.data.pipeline import Batch, eval_batches, train_batches
-from s2mlp_jax.evaluate import EvalStep, evaluate, make_eval_step
-from s2mlp_jax.initial import Initial, read_initial
 from s2mlp_jax.models import Model
 from s2mlp_jax.models.cost import Cost, variant_cost
-from s2mlp_jax.state import TrainState, create_state
+from s2mlp_jax.train import devices as devices_lib
+from s2mlp_jax.train import optim
+from s2mlp_jax.train.evaluate import EvalStep, evaluate, make_eval_step
+from s2mlp_jax.train.initial import Initial, read_initial
+from s2mlp_jax.train.state import TrainState, create_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Experiment:
     """
 
     config: ml_collections.ConfigDict
-    layout: parallel.Layout
+    layout: devices_lib.Layout
     train_split: sources.Split
     eval_split: sources.Split
     model: Model
@@ -45,7 +46,7 @@ class Experiment:
     @functools.cached_property
     def key(self) -> jax.Array:
         """The run's random key, on all devices. Every random number derives from it."""
-        return parallel.replicate(self.layout, jax.random.key(self.config.seed))
+        return devices_lib.replicate(self.layout, jax.random.key(self.config.seed))
 
     @functools.cached_property
     def cost(self) -> Cost:
@@ -78,7 +79,7 @@ class Experiment:
     def mfu(self, images_per_second: float) -> float | None:
         """Returns the model FLOPs utilisation, where the devices' dense bfloat16 peak is known."""
         devices = self.layout.mesh.devices
-        peak = parallel.peak_flops(devices.flat[0])
+        peak = devices_lib.peak_flops(devices.flat[0])
         if peak is None:
             return None
         # Two operations a multiply-accumulate; the backward pass costs twice the forward pass.
@@ -136,7 +137,7 @@ class Experiment:
         state = self._draw(jax.random.key(self.config.seed))
         if self.initial is not None:
             state = self.initial.put_into(state)
-        return parallel.place_state(self.layout, state)
+        return devices_lib.place_state(self.layout, state)
 
     def _draw(self, key: jax.Array) -> TrainState:
         size, use_ema = self.config.data.image_size, self.config.train.ema_decay > 0
@@ -157,7 +158,7 @@ class Experiment:
             config_lib.make_crops(self.config),
             seed=self.config.seed,
             batch_size=batch_size,
-            positions=parallel.local_positions(self.layout, batch_size),
+            positions=devices_lib.local_positions(self.layout, batch_size),
             repeats=data.repeats,
             start_step=start_step,
             num_threads=data.num_threads,
@@ -178,7 +179,7 @@ class Experiment:
             self.eval_split,
             config_lib.make_crops(self.config),
             batch_size,
-            parallel.local_positions(self.layout, batch_size),
+            devices_lib.local_positions(self.layout, batch_size),
             self.config.data.num_threads,
             self.config.data.prefetch,
             self.config.data.on_corrupt,
@@ -241,10 +242,10 @@ def create_experiment(
       ValueError: the message names the culprit and what is allowed.
     """
     batch_size, parts = config.train.batch_size, config.train.accumulation_steps
-    layout = parallel.make_layout(devices, config.train.shard_state)
+    layout = devices_lib.make_layout(devices, config.train.shard_state)
     if for_training:
         field = "train.batch_size" + (" / train.accumulation_steps" if parts > 1 else "")
-        parallel.check_divides(field, batch_size // parts, layout.mesh.size)
+        devices_lib.check_divides(field, batch_size // parts, layout.mesh.size)
     train_split, eval_split = splits or open_data(config)
     if len(config.data.mean) != train_split.channels:
         raise ValueError(

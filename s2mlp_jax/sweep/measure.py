@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 import jax
 
-from s2mlp_jax import workdir as workdir_lib
-from s2mlp_jax.experiment import Experiment
-from s2mlp_jax.parallel import shard_batch
 from s2mlp_jax.progress import say
-from s2mlp_jax.step_cost import compile_step, noise
-from s2mlp_jax.sweep_runs import Sweep
-from s2mlp_jax.train import make_train_step
+from s2mlp_jax.saved import run_folder as workdir_lib
+from s2mlp_jax.sweep.settings import Sweep
+from s2mlp_jax.train.devices import shard_batch
+from s2mlp_jax.train.experiment import Experiment
+from s2mlp_jax.train.loop import make_train_step
+from s2mlp_jax.train.step_cost import compile_step, noise
 
 FILE = "speed.json"
 _SECONDS = 0.5  # that a figure is measured for, in each round

@@ -18,8 +18,8 @@ import tensorflow_datasets as tfds
 
 from s2mlp_jax.data import sources
 from s2mlp_jax.data.meter import Meter, duration, gigabytes, say
-from s2mlp_jax.data.reduce import RESTART_ROWS, encoder, reduce_image
-from s2mlp_jax.data.workspace import check_room
+from s2mlp_jax.data.prepare.reduce import RESTART_ROWS, encoder, reduce_image
+from s2mlp_jax.data.prepare.workspace import check_room
 
 _SHARD_BYTES = 128 << 20
 _SAMPLES = 128  # images converted beforehand, to say how long it takes and how much room it needs

@@ -15,7 +15,7 @@ import numpy as np
 
 from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.models.variants import get_variant
-from s2mlp_jax.named_arrays import flatten, unflatten
+from s2mlp_jax.saved.arrays import flatten, unflatten
 
 Path = str | pathlib.Path
 Arrays = Mapping[str, np.ndarray]

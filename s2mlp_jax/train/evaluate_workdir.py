@@ -7,9 +7,9 @@ import time
 import jax
 import ml_collections
 
-from s2mlp_jax import describe
 from s2mlp_jax.progress import say
-from s2mlp_jax.restore import restore_run
+from s2mlp_jax.train import describe
+from s2mlp_jax.train.restore import restore_run
 
 
 def evaluate_workdir(

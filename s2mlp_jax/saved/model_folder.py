@@ -12,9 +12,9 @@ import json
 import pathlib
 import typing
 
-from s2mlp_jax.named_arrays import unflatten
-from s2mlp_jax.preprocessing import Preprocessing
-from s2mlp_jax.weights_file import Weights, read_state_dict, write_weights
+from s2mlp_jax.saved.arrays import unflatten
+from s2mlp_jax.saved.preprocessing import Preprocessing
+from s2mlp_jax.saved.weights_file import Weights, read_state_dict, write_weights
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 PREPROCESSING, CLASS_NAMES, CARD = "preprocessing.json", "class_names.json", "README.md"

@@ -7,7 +7,7 @@ import typing
 import numpy as np
 from PIL import Image
 
-from s2mlp_jax.data.augment import Crops, eval_view, read_pixels
+from s2mlp_jax.data.views import Crops, eval_view, read_pixels
 
 # A file, or an image of Pillow's, or pixels (h, w) or (h, w, c) uint8.
 ImageLike = str | pathlib.Path | typing.IO[bytes] | Image.Image | np.ndarray

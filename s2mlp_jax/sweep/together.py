@@ -17,16 +17,16 @@ import ml_collections
 import numpy as np
 
 from s2mlp_jax import config as config_lib
-from s2mlp_jax import describe
-from s2mlp_jax.datawait import DataWait
-from s2mlp_jax.experiment import Experiment
-from s2mlp_jax.logbook import Logbook
 from s2mlp_jax.models.backbone import shift_variables
 from s2mlp_jax.progress import Progress, say
-from s2mlp_jax.signals import StopRequest
-from s2mlp_jax.state import TrainState
-from s2mlp_jax.train import Batch, Metrics, Stopped, make_step_function, make_train_step
-from s2mlp_jax.trainlog import NonFiniteLossError
+from s2mlp_jax.train import describe
+from s2mlp_jax.train.data_wait import DataWait
+from s2mlp_jax.train.experiment import Experiment
+from s2mlp_jax.train.logbook import Logbook
+from s2mlp_jax.train.loop import Batch, Metrics, Stopped, make_step_function, make_train_step
+from s2mlp_jax.train.signals import StopRequest
+from s2mlp_jax.train.state import TrainState
+from s2mlp_jax.train.step_log import NonFiniteLossError
 
 _STEPS_TIMED = 10
 

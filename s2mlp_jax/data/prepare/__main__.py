@@ -2,7 +2,7 @@
 
   imagenet2012 --manual_dir=TARS    ImageNet-1K from its two official tars
   imagenet2012 --short_side=256     a smaller copy of it, imagenet2012_256
-  imagenet100                       100 of its classes, s2mlp_jax/data/imagenet100.txt
+  imagenet100                       100 of its classes, s2mlp_jax/data/prepare/imagenet100.txt
   my_subset --wnids=my_list.txt     classes of your own choice, a name a line
   cifar10 --download                any set of TensorFlow Datasets
   folder:PATH                       images in folders: looks whether they lie as they should
@@ -27,11 +27,12 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-from s2mlp_jax.data import derived, names, sources, tars
+from s2mlp_jax.data import names, sources
 from s2mlp_jax.data.folder import open_folder
 from s2mlp_jax.data.meter import Meter, duration, gigabytes, say
-from s2mlp_jax.data.reduce import JPEG_QUALITY
-from s2mlp_jax.data.workspace import (
+from s2mlp_jax.data.prepare import derived, tars
+from s2mlp_jax.data.prepare.reduce import JPEG_QUALITY
+from s2mlp_jax.data.prepare.workspace import (
     EXIT_STOPPED,
     alone_with,
     check_room,
@@ -55,7 +56,7 @@ def main() -> None:
         prepare(arguments)
     except ValueError as error:
         raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-        if not raised_in.startswith(os.path.dirname(__file__)):
+        if not raised_in.startswith(os.path.dirname(names.__file__)):
             raise  # from a library: a bug, not a user's mistake
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(_EXIT_BAD_INPUT)

@@ -15,8 +15,8 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
-from s2mlp_jax.differing import differing
 from s2mlp_jax.progress import say
+from s2mlp_jax.saved.differing import differing
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
 

@@ -11,11 +11,11 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from s2mlp_jax import parallel
 from s2mlp_jax.data.pipeline import Batch
-from s2mlp_jax.experiment import Experiment
-from s2mlp_jax.train import make_train_step
-from s2mlp_jax.trainlog import IN_FLIGHT
+from s2mlp_jax.train import devices as devices_lib
+from s2mlp_jax.train.experiment import Experiment
+from s2mlp_jax.train.loop import make_train_step
+from s2mlp_jax.train.step_log import IN_FLIGHT
 
 _WARM_UP, _MEASURED = 3, 5
 
@@ -145,7 +145,7 @@ def _with_batch(run: Experiment, batch_size: int) -> Experiment:
 
 def _step_seconds(run: Experiment) -> float:
     step = make_train_step(run)
-    batch = parallel.shard_batch(run.layout, noise(run, run.config.train.batch_size))
+    batch = devices_lib.shard_batch(run.layout, noise(run, run.config.train.batch_size))
     state = run.draw_state()
 
     def take_step() -> typing.Any:
@@ -157,7 +157,7 @@ def _step_seconds(run: Experiment) -> float:
 
 
 def _eval_seconds(run: Experiment, batch_size: int) -> float:
-    batch = parallel.shard_batch(run.layout, noise(run, batch_size, mask=True))
+    batch = devices_lib.shard_batch(run.layout, noise(run, batch_size, mask=True))
     variables = run.draw_state().variables
     return _median_seconds(lambda: run.eval_step(variables, batch))
 
@@ -165,7 +165,7 @@ def _eval_seconds(run: Experiment, batch_size: int) -> float:
 def noise(run: Experiment, batch_size: int, mask: bool = False) -> Batch:
     """Returns this process's part of a batch of noise, with an evaluation's mask if asked."""
     rng, size = np.random.default_rng(0), run.config.data.image_size
-    local = len(parallel.local_positions(run.layout, batch_size))
+    local = len(devices_lib.local_positions(run.layout, batch_size))
     shape = (local, size, size, run.train_split.channels)
     batch = {
         "image": rng.integers(0, 256, shape, np.uint8),

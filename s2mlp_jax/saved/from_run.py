@@ -7,15 +7,15 @@ import typing
 import ml_collections
 
 from s2mlp_jax import config as config_lib
-from s2mlp_jax.checkpoint import Checkpoints
 from s2mlp_jax.data.split import public_name
-from s2mlp_jax.metrics import read_metrics
-from s2mlp_jax.model_folder import ModelFolder
 from s2mlp_jax.models.cost import variant_cost
 from s2mlp_jax.models.variants import field_types
-from s2mlp_jax.preprocessing import Preprocessing
-from s2mlp_jax.weights_file import Weights
-from s2mlp_jax.workdir import read_config, read_data
+from s2mlp_jax.saved.checkpoints import Checkpoints
+from s2mlp_jax.saved.metrics import read_metrics
+from s2mlp_jax.saved.model_folder import ModelFolder
+from s2mlp_jax.saved.preprocessing import Preprocessing
+from s2mlp_jax.saved.run_folder import read_config, read_data
+from s2mlp_jax.saved.weights_file import Weights
 
 # Of a config, what a reader of the card wants to know first.
 _RECIPE = (

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s2mlp_jax.data.mix import normalize
-from s2mlp_jax.model_folder import WEIGHTS, ModelFolder, read_description, read_model_folder
+from s2mlp_jax.data.on_device import normalize
 from s2mlp_jax.models import Model, build, init
-from s2mlp_jax.named_arrays import check_arrays, flatten, leaf_name
-from s2mlp_jax.preprocessing import Preprocessing
-from s2mlp_jax.run_to_folder import describe_run, read_run
-from s2mlp_jax.weights_file import Weights, read_weights
+from s2mlp_jax.saved.arrays import check_arrays, flatten, leaf_name
+from s2mlp_jax.saved.from_run import describe_run, read_run
+from s2mlp_jax.saved.model_folder import WEIGHTS, ModelFolder, read_description, read_model_folder
+from s2mlp_jax.saved.preprocessing import Preprocessing
+from s2mlp_jax.saved.weights_file import Weights, read_weights
 
 WHICH: tuple[str, ...] = ("average", "last")
 

@@ -7,7 +7,7 @@ import pathlib
 import typing
 from collections.abc import Mapping, Sequence
 
-from s2mlp_jax.quiet_tensorflow import import_tensorflow
+from s2mlp_jax.data.tensorflow import import_tensorflow
 
 
 class MetricsWriter:

@@ -12,17 +12,19 @@ import ml_collections
 import optax
 
 from s2mlp_jax import config as config_lib
-from s2mlp_jax import describe, optim, parallel, rng
-from s2mlp_jax import workdir as workdir_lib
-from s2mlp_jax.checkpoint import last_saved_step
-from s2mlp_jax.data.mix import training_batch
-from s2mlp_jax.datawait import DataWait
-from s2mlp_jax.experiment import Experiment, create_experiment
-from s2mlp_jax.logbook import Logbook
+from s2mlp_jax import rng
+from s2mlp_jax.data.on_device import training_batch
 from s2mlp_jax.progress import Progress, say
-from s2mlp_jax.signals import StopRequest
-from s2mlp_jax.state import TrainState, update_ema
-from s2mlp_jax.trainlog import NonFiniteLossError
+from s2mlp_jax.saved import run_folder as workdir_lib
+from s2mlp_jax.saved.checkpoints import last_saved_step
+from s2mlp_jax.train import describe, optim
+from s2mlp_jax.train import devices as devices_lib
+from s2mlp_jax.train.data_wait import DataWait
+from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.logbook import Logbook
+from s2mlp_jax.train.signals import StopRequest
+from s2mlp_jax.train.state import TrainState, update_ema
+from s2mlp_jax.train.step_log import NonFiniteLossError
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -202,7 +204,7 @@ def _train(
     data = run.train_batches(start_step)
 
     def next_batch() -> Batch:
-        return parallel.shard_batch(run.layout, next(data))
+        return devices_lib.shard_batch(run.layout, next(data))
 
     batch = next_batch()
     started = time.perf_counter()

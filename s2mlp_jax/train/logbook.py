@@ -8,14 +8,14 @@ from collections.abc import Callable
 import jax
 
 from s2mlp_jax import config as config_lib
-from s2mlp_jax import describe
-from s2mlp_jax import workdir as workdir_lib
-from s2mlp_jax.checkpoint import Checkpoints
-from s2mlp_jax.experiment import Experiment
-from s2mlp_jax.metrics import MetricsWriter, judged_by
 from s2mlp_jax.progress import Progress
-from s2mlp_jax.state import TrainState
-from s2mlp_jax.trainlog import NonFiniteLossError, TrainLog
+from s2mlp_jax.saved import run_folder as workdir_lib
+from s2mlp_jax.saved.checkpoints import Checkpoints
+from s2mlp_jax.saved.metrics import MetricsWriter, judged_by
+from s2mlp_jax.train import describe
+from s2mlp_jax.train.experiment import Experiment
+from s2mlp_jax.train.state import TrainState
+from s2mlp_jax.train.step_log import NonFiniteLossError, TrainLog
 
 
 class Logbook:

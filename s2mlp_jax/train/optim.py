@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import optax
 
-from s2mlp_jax.named_arrays import leaf_name
+from s2mlp_jax.saved.arrays import leaf_name
 
 Params = typing.Any
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
-from s2mlp_jax import optim, parallel
-from s2mlp_jax.experiment import Experiment
-from s2mlp_jax.trainlog import TrainLog
+from s2mlp_jax.train import devices as devices_lib
+from s2mlp_jax.train import optim
+from s2mlp_jax.train.experiment import Experiment
+from s2mlp_jax.train.step_log import TrainLog
 
 # Part of the time that the devices may wait for data before a person is told.
 _WORTH_TELLING = 0.01
@@ -29,7 +30,7 @@ def start(run: Experiment, step: int) -> Iterator[str]:
         f"{run.eval_split.name}: {len(run.eval_split):,}, {run.model.num_classes} classes, "
         f"{read}from {run.train_split.path}"
     )
-    peak = parallel.peak_flops(devices.flat[0])
+    peak = devices_lib.peak_flops(devices.flat[0])
     yield (
         f"devices   {devices.size} x {devices.flat[0].device_kind}, {jax.process_count()} "
         f"process(es), {train.dtype}"

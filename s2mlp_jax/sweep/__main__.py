@@ -26,17 +26,17 @@ from collections.abc import Iterator, Sequence
 import jax
 from absl import logging
 
-from s2mlp_jax import workdir as workdir_lib
-from s2mlp_jax.checkpoint import last_saved_step
-from s2mlp_jax.experiment import Experiment
-from s2mlp_jax.measure import measure_sweep
 from s2mlp_jax.overrides import parse_overrides
 from s2mlp_jax.progress import say
-from s2mlp_jax.signals import StopRequest
-from s2mlp_jax.sweep_log import Failure, SweepLog, read_failure, settled
-from s2mlp_jax.sweep_runs import Sweep, SweepRun, open_sweep
-from s2mlp_jax.together import shapes_key, speedup, train_together
-from s2mlp_jax.train import NonFiniteLossError, Stopped, make_train_step, train
+from s2mlp_jax.saved import run_folder as workdir_lib
+from s2mlp_jax.saved.checkpoints import last_saved_step
+from s2mlp_jax.sweep.log import Failure, SweepLog, read_failure, settled
+from s2mlp_jax.sweep.measure import measure_sweep
+from s2mlp_jax.sweep.settings import Sweep, SweepRun, open_sweep
+from s2mlp_jax.sweep.together import shapes_key, speedup, train_together
+from s2mlp_jax.train.experiment import Experiment
+from s2mlp_jax.train.loop import NonFiniteLossError, Stopped, make_train_step, train
+from s2mlp_jax.train.signals import StopRequest
 
 EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED = 2, 4, 75
 

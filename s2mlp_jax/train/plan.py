@@ -11,12 +11,12 @@ import jax
 import ml_collections
 
 from s2mlp_jax import config as config_lib
-from s2mlp_jax import describe, stated_devices
 from s2mlp_jax.data import sources
+from s2mlp_jax.data.known_sizes import stand_in
 from s2mlp_jax.data.names import base_name
-from s2mlp_jax.data.stand_in import stand_in
-from s2mlp_jax.experiment import Experiment, create_experiment
-from s2mlp_jax.step_cost import CompiledStep, bytes_on_a_device, compile_step, measure
+from s2mlp_jax.train import describe, stated_devices
+from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.step_cost import CompiledStep, bytes_on_a_device, compile_step, measure
 
 # Images a device and part below which a device is not kept busy: the last resort.
 _FEW_IMAGES = 8

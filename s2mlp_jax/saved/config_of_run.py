@@ -1,13 +1,13 @@
 """A file for `--config`: the config of a run, so that a command can change some of its fields.
 
---config=s2mlp_jax/config_of_run.py:WORKDIR, which main.py takes by itself where it evaluates.
+--config=s2mlp_jax/saved/config_of_run.py:WORKDIR, which main.py takes by itself where it evaluates.
 """
 
 import pathlib
 
 import ml_collections
 
-from s2mlp_jax.workdir import read_config
+from s2mlp_jax.saved.run_folder import read_config
 
 
 def get_config(workdir: str) -> ml_collections.ConfigDict:

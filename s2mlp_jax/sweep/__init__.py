@@ -1,0 +1,1 @@
+"""Many runs: settings, order, failures and speed."""
