@@ -47,10 +47,11 @@ def main(argv: list[str]) -> None:
     import s2mlp_jax
     from s2mlp_jax.progress import say
     from s2mlp_jax.train import devices as devices_lib  # after the flags, so that --help is quick
-    from s2mlp_jax.train import stated_devices
+    from s2mlp_jax.train import stated_devices, train_and_evaluate
     from s2mlp_jax.train.evaluate_workdir import evaluate_workdir
-    from s2mlp_jax.train.loop import NonFiniteLossError, Stopped, train_and_evaluate
+    from s2mlp_jax.train.loop import Stopped
     from s2mlp_jax.train.plan import plan
+    from s2mlp_jax.train.step_log import NonFiniteLossError
 
     logging.set_verbosity(logging.ERROR)
     try:

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks import common
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.train.experiment import create_experiment
-from s2mlp_jax.train.loop import make_train_step
+from s2mlp_jax.train.step import make_train_step
 
 MODELS = ("s2mlp_deep", "s2mlp_wide")
 

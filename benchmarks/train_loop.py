@@ -27,8 +27,9 @@ from benchmarks import common
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.saved.metrics import read_metrics
 from s2mlp_jax.train import devices as devices_lib
+from s2mlp_jax.train import train_and_evaluate
 from s2mlp_jax.train.experiment import create_experiment
-from s2mlp_jax.train.loop import make_train_step, train_and_evaluate
+from s2mlp_jax.train.step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from s2mlp_jax.export import __main__ as export
 from s2mlp_jax.export import torch_weights
 from s2mlp_jax.saved import weights_file
 from s2mlp_jax.saved.arrays import flatten
-from s2mlp_jax.train.loop import train_and_evaluate
+from s2mlp_jax.train import train_and_evaluate
 from s2mlp_jax.train.restore import restore_run
 from tests.helpers import ROOT, TINY
 from tests.test_parity import TIMM, read, timm_model

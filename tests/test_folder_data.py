@@ -23,8 +23,8 @@ from s2mlp_jax.data import sources
 from s2mlp_jax.data.pipeline import eval_batches, train_batches
 from s2mlp_jax.data.prepare import __main__ as prepare
 from s2mlp_jax.data.views import Crops, decode
+from s2mlp_jax.train import train_and_evaluate
 from s2mlp_jax.train.experiment import create_experiment
-from s2mlp_jax.train.loop import train_and_evaluate
 from tests.helpers import ROOT, read_lines, tiny_config
 
 SPLITS = {"train": "train", "val": "test"}  # ours -> of the digits

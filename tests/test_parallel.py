@@ -12,9 +12,10 @@ import pytest
 
 from s2mlp_jax.progress import Progress
 from s2mlp_jax.train import devices as devices_lib
-from s2mlp_jax.train import loop
+from s2mlp_jax.train import train_and_evaluate
 from s2mlp_jax.train.evaluate_workdir import evaluate_workdir
 from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.step import make_train_step
 from tests.helpers import read_lines, tiny_config, tiny_flags
 from tests.test_cli import DIGITS, finish, main, start_two_processes
 from tests.test_train import take_steps
@@ -24,7 +25,7 @@ wide_config = functools.partial(tiny_config, model__dim=64)
 
 
 def compile_step(run: Experiment) -> jax.stages.Compiled:
-    step = loop.make_train_step(run)
+    step = make_train_step(run)
     return step.lower(*run.abstract_step_arguments()).compile()
 
 
@@ -130,7 +131,7 @@ def test_a_run_goes_on_whole_cut_and_on_other_devices(
     class Pulled(Exception):  # noqa: N818
         pass
 
-    loop.train_and_evaluate(wide_config(train__steps=12), tmp_path / "never stopped")
+    train_and_evaluate(wide_config(train__steps=12), tmp_path / "never stopped")
     original = Progress.advance
     starts = [(True, 8, 4), (False, 2, 8), (True, 4, None)]
     for cut, count, stop_at in starts:
@@ -146,7 +147,7 @@ def test_a_run_goes_on_whole_cut_and_on_other_devices(
         overrides = {"train__shard_state": cut, "train__remat": cut}
         config = wide_config(train__steps=12, checkpoint__every_epochs=0.001, **overrides)
         try:
-            loop.train_and_evaluate(config, tmp_path / "stopped", jax.devices()[:count])
+            train_and_evaluate(config, tmp_path / "stopped", jax.devices()[:count])
         except Pulled:
             assert stop_at
     monkeypatch.undo()

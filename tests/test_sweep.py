@@ -15,10 +15,11 @@ import pytest
 from s2mlp_jax.config import load_config, load_module, model_variant
 from s2mlp_jax.models.cost import paper_parameters, variant_cost
 from s2mlp_jax.models.variants import field_types, get_variant
-from s2mlp_jax.sweep import __main__ as sweep_lib
+from s2mlp_jax.sweep import __main__ as command_lib
 from s2mlp_jax.sweep import measure
+from s2mlp_jax.sweep import run as sweep_lib
 from s2mlp_jax.sweep.settings import open_sweep
-from s2mlp_jax.train import loop as train_lib
+from s2mlp_jax.train import step, train_and_evaluate
 from s2mlp_jax.train.experiment import Experiment
 from tests.helpers import ROOT, TINY, assert_same_run, tiny_flags
 
@@ -43,9 +44,9 @@ def test_runs_equal_separate_ones_and_seeds_share_what_is_compiled(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     traced = []
-    make_batch = train_lib.training_batch
+    make_batch = step.training_batch
     monkeypatch.setattr(
-        train_lib, "training_batch", lambda *args: (traced.append(1), make_batch(*args))[1]
+        step, "training_batch", lambda *args: (traced.append(1), make_batch(*args))[1]
     )
     sweep = open_sweep(SHIFT, TINY, seeds=2, only="e,none")
     assert [(run.setting, run.seed) for run in sweep.runs] == [
@@ -58,7 +59,7 @@ def test_runs_equal_separate_ones_and_seeds_share_what_is_compiled(
     assert len(traced) == 2  # a setting each, not a seed each
     for setting, seed in (("e", 1), ("none", 0)):
         config = load_config(SHIFT, {**TINY, "model.shift": setting, "seed": seed})
-        train_lib.train_and_evaluate(config, tmp_path / "alone" / setting)
+        train_and_evaluate(config, tmp_path / "alone" / setting)
         assert_same_run(tmp_path / "sweep" / setting / str(seed), tmp_path / "alone" / setting)
     result = json.loads((tmp_path / "sweep/e/1/result.json").read_text())
     assert (result["seed"], result["steps"], result["evaluation"]["eval/count"]) == (1, 12, 360)
@@ -80,7 +81,7 @@ def test_interrupted_and_continued(
         return evaluate(run, state)
 
     monkeypatch.setattr(Experiment, "evaluate", kill_in_the_second)
-    assert sweep_lib.main(command) == sweep_lib.EXIT_STOPPED
+    assert command_lib.main(command) == command_lib.EXIT_STOPPED
     output, errors = capfd.readouterr()
     assert "[1/2] a, seed 0: eval top-1" in output
     assert "Next: " not in output
@@ -88,7 +89,7 @@ def test_interrupted_and_continued(
     done = (tmp_path / "sweep/a/0/result.json").stat().st_mtime_ns
     assert not (tmp_path / "sweep/e/0/result.json").exists()
 
-    assert sweep_lib.main(command) == 0
+    assert command_lib.main(command) == 0
     output, _ = capfd.readouterr()
     assert "2 runs, 1 of them done before" in output
     assert "[2/2] e, seed 0: eval top-1" in output
@@ -102,7 +103,7 @@ def test_interrupted_and_continued(
     assert list((tmp_path / "sweep").glob("*.tmp")) == []
 
     config = load_config(SHIFT, {**TINY, "model.shift": "e"})
-    train_lib.train_and_evaluate(config, tmp_path / "whole")
+    train_and_evaluate(config, tmp_path / "whole")
     assert_same_run(tmp_path / "whole", tmp_path / "sweep/e/0")
 
 
@@ -131,7 +132,7 @@ def test_a_failure_is_recorded_and_stops_nothing(
     del tiny["model.dim"], tiny["train.ema_decay"], tiny["optimizer.learning_rate"]
     command = [f"--config={path}", f"--workdir={tmp_path}/w"]
     command += [f"--config.{field}={value}" for field, value in tiny.items()]
-    assert sweep_lib.main(command) == sweep_lib.EXIT_FAILED
+    assert command_lib.main(command) == command_lib.EXIT_FAILED
     assert ran == ["nan", "memory", "good"]
     output, errors = capfd.readouterr()
     assert re.search(r"\[1/3\] nan, seed 0: FAILED: train/\w+ is (nan|inf) at step", output)
@@ -141,7 +142,9 @@ def test_a_failure_is_recorded_and_stops_nothing(
     assert (failure["kind"], failure["setting"], failure["seed"]) == ("nan", "nan", 0)
     assert "Traceback" in (tmp_path / "w/memory/0/log.txt").read_text()
 
-    assert sweep_lib.main(command) == sweep_lib.EXIT_FAILED  # of the NaN, which would be one again
+    assert (
+        command_lib.main(command) == command_lib.EXIT_FAILED
+    )  # of the NaN, which would be one again
     assert ran[3:] == ["memory"]
     assert (tmp_path / "w/memory/0/result.json").exists()
     assert not (tmp_path / "w/memory/0/failure.json").exists()
@@ -215,7 +218,7 @@ def test_mistakes_are_told_at_the_start(
     monkeypatch.chdir(ROOT)
     workdir = tmp_path / "w"
     command = [f"--config={SHIFT}", f"--workdir={workdir}", *arguments]
-    assert sweep_lib.main(command) == sweep_lib.EXIT_BAD_INPUT
+    assert command_lib.main(command) == command_lib.EXIT_BAD_INPUT
     assert re.search(message, capsys.readouterr().err)
     assert not workdir.exists()
 
@@ -260,7 +263,7 @@ def test_list_says_what_would_run_and_its_cost(
 ) -> None:
     depth = f"--config={ROOT}/configs/ablation_depth.py"
     command = [depth, f"--workdir={tmp_path}/w", "--seeds=3", "--list", "--only=N=1,N=3"]
-    assert sweep_lib.main(command) == 0
+    assert command_lib.main(command) == 0
     lines = capsys.readouterr().out.splitlines()
     # 16 tokens x (4 x 64 + N x 10 x 64^2) + 64 x 10 for each image, 674 steps of 64 images.
     macs = [16 * (4 * 64 + n * 10 * 64**2) + 640 for n in (1, 3)]
@@ -325,7 +328,7 @@ def test_measuring_trains_nothing_and_is_for_the_report(
 
     def settings_after(only: str) -> dict[str, dict[str, float]]:
         flags = [f"--config={SHIFT}", f"--workdir={tmp_path}", f"--only={only}", "--measure"]
-        assert sweep_lib.main([*flags, *tiny_flags()]) == 0
+        assert command_lib.main([*flags, *tiny_flags()]) == 0
         return json.loads(file.read_text())["settings"]
 
     (figures,) = settings_after("a").values()

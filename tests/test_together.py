@@ -21,7 +21,7 @@ from s2mlp_jax.models.spatial_shift import (
     shift_channels,
     spatial_shift,
 )
-from s2mlp_jax.sweep import __main__ as sweep_lib
+from s2mlp_jax.sweep import run as sweep_lib
 from s2mlp_jax.sweep import together
 from s2mlp_jax.sweep.settings import open_sweep
 from s2mlp_jax.train.experiment import Experiment

@@ -14,10 +14,10 @@ from s2mlp_jax.config import load_config
 from s2mlp_jax.data.on_device import normalize, smooth_labels
 from s2mlp_jax.rng import stream_key
 from s2mlp_jax.train import devices as devices_lib
-from s2mlp_jax.train import optim
+from s2mlp_jax.train import optim, train_and_evaluate
 from s2mlp_jax.train.experiment import Experiment, create_experiment
-from s2mlp_jax.train.loop import make_train_step, train_and_evaluate
 from s2mlp_jax.train.state import TrainState, update_ema
+from s2mlp_jax.train.step import make_train_step
 from s2mlp_jax.train.step_log import NonFiniteLossError, TrainLog
 from tests.helpers import ROOT, tiny_config
 from tests.test_config import CONFIGS

@@ -29,8 +29,8 @@ from s2mlp_jax.models.backbone import OUTPUTS
 from s2mlp_jax.report import read_study
 from s2mlp_jax.saved import from_run, pretrained
 from s2mlp_jax.saved.preprocessing import Preprocessing
+from s2mlp_jax.train import train_and_evaluate
 from s2mlp_jax.train.evaluate_workdir import evaluate_workdir
-from s2mlp_jax.train.loop import train_and_evaluate
 from tests.helpers import ROOT, read_state, tiny_config
 from tests.test_models import small_model
 

@@ -12,180 +12,21 @@ done; 75 stopped by a signal and saved.
 """
 
 import argparse
-import concurrent.futures
-import contextlib
-import itertools
 import os
 import pathlib
 import sys
-import threading
-import time
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import jax
 from absl import logging
 
 from s2mlp_jax.overrides import parse_overrides
 from s2mlp_jax.progress import say
-from s2mlp_jax.saved import run_folder as workdir_lib
-from s2mlp_jax.saved.checkpoints import last_saved_step
-from s2mlp_jax.sweep.log import Failure, SweepLog, read_failure, settled
 from s2mlp_jax.sweep.measure import measure_sweep
-from s2mlp_jax.sweep.settings import Sweep, SweepRun, open_sweep
-from s2mlp_jax.sweep.together import shapes_key, speedup, train_together
-from s2mlp_jax.train.experiment import Experiment
-from s2mlp_jax.train.loop import NonFiniteLossError, Stopped, make_train_step, train
-from s2mlp_jax.train.signals import StopRequest
+from s2mlp_jax.sweep.run import run_sweep, runs_left
+from s2mlp_jax.sweep.settings import open_sweep
+from s2mlp_jax.train.loop import Stopped
 
 EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED = 2, 4, 75
-
-
-def run_sweep(sweep: Sweep, workdir: str | pathlib.Path, vectorize: str = "auto") -> list[SweepRun]:
-    """Trains what is not done yet of a sweep, a setting after the other.
-
-    A run that fails leaves `failure.json` in its folder and does not stop the others. One whose
-    loss became NaN would do so again, and is not repeated by another start; other failures are.
-
-    Args:
-      sweep: from `open_sweep`.
-      workdir: gets a folder SETTING/SEED for each run, and `sweep.jsonl`.
-      vectorize: "on" trains the runs whose arrays have the same shapes as one program, "off" all
-        in turns; "auto" measures both on a single accelerator, and is "off" elsewhere.
-
-    Returns:
-      The runs that have failed.
-
-    Raises:
-      ValueError: the folder holds runs of another config; nothing is trained then.
-      Stopped: the process was asked to stop, and the run at hand was saved.
-    """
-    began, workdir = time.perf_counter(), pathlib.Path(workdir).absolute()
-    for run in sweep.runs:
-        workdir_lib.check_config(run.folder(workdir), run.config)
-    sweep.write_description(workdir)
-    left = runs_left(sweep, workdir)
-    say(f"{len(sweep.runs)} runs, {len(sweep.runs) - len(left)} of them done before")
-    book = SweepLog(sweep, workdir, left)
-    accelerator = jax.default_backend() != "cpu" and len(jax.devices()) == 1
-    try:
-        with StopRequest() as stop:
-            if vectorize == "on" or (vectorize == "auto" and accelerator):
-                for group in _alike(left, workdir):
-                    _check(stop, book)
-                    _train_group(book, group, measure=vectorize == "auto")
-            left = runs_left(sweep, workdir)
-            settings = [list(runs) for _, runs in itertools.groupby(left, lambda run: run.setting)]
-            ahead = [_prepare(sweep, runs[0]) for runs in settings[:1]]
-            for i, runs in enumerate(settings):
-                prepared = ahead.pop()
-                ahead = [_prepare(sweep, runs[0]) for runs in settings[i + 1 : i + 2]]
-                _train_setting(book, runs, prepared, stop)
-    finally:
-        book.close(time.perf_counter() - began)
-    return [run for run in sweep.runs if read_failure(run.folder(workdir))]
-
-
-def runs_left(sweep: Sweep, workdir: pathlib.Path) -> list[SweepRun]:
-    """Returns the runs that are neither finished nor would fail again."""
-    return [run for run in sweep.runs if not settled(run.folder(workdir))]
-
-
-_Prepared = tuple[Experiment, jax.stages.Wrapped]
-
-
-def _prepare(sweep: Sweep, run: SweepRun) -> "concurrent.futures.Future[_Prepared]":
-    """Compiles the training step of a setting, while the one before it is trained."""
-    prepared: concurrent.futures.Future[_Prepared] = concurrent.futures.Future()
-
-    def work() -> None:
-        try:
-            base = sweep.experiment(run)
-            step = make_train_step(base)
-            if jax.default_backend() != "gpu":  # there it would take memory to try kernels in
-                with contextlib.suppress(Exception):  # the training meets it again
-                    step.lower(*base.abstract_step_arguments()).compile()
-            prepared.set_result((base, step))
-        except Exception as error:
-            prepared.set_exception(error)
-
-    # A daemon, not a pool: who is asked to stop must not have to wait for a compilation.
-    threading.Thread(target=work, name="compile", daemon=True).start()
-    return prepared
-
-
-def _check(stop: StopRequest, book: SweepLog) -> None:
-    """Stops between two runs, if that was asked for while none could take it."""
-    if stop.reached(0):
-        raise Stopped(f"Stopped after {book.runs} runs of this start, which are saved.")
-
-
-def _train_setting(
-    book: SweepLog,
-    runs: Sequence[SweepRun],
-    prepared: "concurrent.futures.Future[_Prepared]",
-    stop: StopRequest,
-) -> None:
-    """Trains the seeds of one setting in turns; they share data and compiled programs."""
-    for run in runs:
-        _check(stop, book)
-        folder, began = book.folder(run), time.perf_counter()
-        outcome: dict[str, float] | Failure
-        try:
-            with _log_to(folder / "log.txt"):
-                base, step = prepared.result()
-                outcome = train(base.with_seed(run.seed), folder, step)
-        except Stopped as stopped:
-            raise Stopped(f"{run.setting}, seed {run.seed}: {stopped}") from None
-        except Exception as error:  # whatever it is, the other runs may do
-            outcome = Failure.of(error)  # not the error itself, which would keep the run's arrays
-        book.finished(run, outcome, time.perf_counter() - began)
-
-
-def _train_group(book: SweepLog, runs: Sequence[SweepRun], measure: bool) -> None:
-    """Trains runs as one program, if that is quicker; if it fails they are left for turns."""
-    began, failed = time.perf_counter(), ""
-    try:
-        experiments = book.sweep.experiments(runs, jax.devices()[:1])
-        if measure and (ratio := speedup(experiments)) < 1:
-            say(f"{len(runs)} runs in turns: together they would train {ratio:.2f} times as fast")
-            return
-        say(f"{len(runs)} runs together, as one program")
-        with _log_to(book.workdir / "log.txt"):
-            outcomes = train_together(experiments, [book.folder(run) for run in runs])
-    except Stopped as stopped:
-        raise Stopped(f"{len(runs)} runs together: {stopped}") from None
-    except Exception as error:  # out of memory above all
-        failed = Failure.of(error).first_line
-    if failed:
-        say(f"Together they failed ({failed}), so they are trained in turns.")
-        return
-    seconds = (time.perf_counter() - began) / len(runs)
-    for run, outcome in zip(runs, outcomes, strict=True):
-        said = Failure.of(outcome) if isinstance(outcome, NonFiniteLossError) else outcome
-        book.finished(run, said, seconds, together=len(runs))
-
-
-def _alike(runs: Sequence[SweepRun], workdir: pathlib.Path) -> list[list[SweepRun]]:
-    """Groups of at least two runs that can be one program: same shapes, left at the same step."""
-    groups: dict[tuple[str, int], list[SweepRun]] = {}
-    for run in runs:
-        step = last_saved_step(run.folder(workdir))
-        groups.setdefault((shapes_key(run.config), step), []).append(run)
-    return [group for group in groups.values() if len(group) > 1]
-
-
-@contextlib.contextmanager
-def _log_to(path: pathlib.Path) -> Iterator[None]:
-    """Sends what is printed to a file, and a traceback if there is one."""
-    with path.open("a") as log, contextlib.redirect_stdout(log):
-        try:
-            yield
-        except Stopped:
-            raise
-        except Exception:
-            traceback.print_exc(file=log)
-            raise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from s2mlp_jax.saved import run_folder as workdir_lib
 from s2mlp_jax.sweep.settings import Sweep
 from s2mlp_jax.train.devices import shard_batch
 from s2mlp_jax.train.experiment import Experiment
-from s2mlp_jax.train.loop import make_train_step
+from s2mlp_jax.train.step import make_train_step
 from s2mlp_jax.train.step_cost import compile_step, noise
 
 FILE = "speed.json"

@@ -23,9 +23,10 @@ from s2mlp_jax.train import describe
 from s2mlp_jax.train.data_wait import DataWait
 from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.logbook import Logbook
-from s2mlp_jax.train.loop import Batch, Metrics, Stopped, make_step_function, make_train_step
+from s2mlp_jax.train.loop import Stopped
 from s2mlp_jax.train.signals import StopRequest
 from s2mlp_jax.train.state import TrainState
+from s2mlp_jax.train.step import Batch, Metrics, make_step_function, make_train_step
 from s2mlp_jax.train.step_log import NonFiniteLossError
 
 _STEPS_TIMED = 10

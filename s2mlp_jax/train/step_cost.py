@@ -14,7 +14,7 @@ import numpy as np
 from s2mlp_jax.data.pipeline import Batch
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train.experiment import Experiment
-from s2mlp_jax.train.loop import make_train_step
+from s2mlp_jax.train.step import make_train_step
 from s2mlp_jax.train.step_log import IN_FLIGHT
 
 _WARM_UP, _MEASURED = 3, 5
