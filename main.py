@@ -13,10 +13,11 @@ the same command again to go on.
 import itertools
 import os
 import sys
-import traceback
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from s2mlp_jax.cli import ExitCode, command
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, a file of configs/. For eval the run's own, unless given."
@@ -38,49 +39,37 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator=host:p
 
 EXAMPLE = "configs/s2mlp_digits.py"
 NO_WORKDIR = "A --workdir is needed, such as /tmp/digits."
-EXIT_BAD_INPUT, EXIT_NAN, EXIT_STOPPED = 2, 3, 75
 
 
-def main(argv: list[str]) -> None:
+@command
+def main(argv: list[str]) -> int:
     if len(argv) > 1:
-        _exit(f"Error: unknown arguments {' '.join(argv[1:])}", EXIT_BAD_INPUT)
-    import s2mlp_jax
+        raise ValueError(f"Unknown arguments {' '.join(argv[1:])}.")
     from s2mlp_jax.progress import say
     from s2mlp_jax.train import devices as devices_lib  # after the flags, so that --help is quick
     from s2mlp_jax.train import stated_devices, train_and_evaluate
     from s2mlp_jax.train.evaluate_workdir import evaluate_workdir
-    from s2mlp_jax.train.loop import Stopped
     from s2mlp_jax.train.plan import plan
-    from s2mlp_jax.train.step_log import NonFiniteLossError
 
     logging.set_verbosity(logging.ERROR)
-    try:
-        devices_lib.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-        if MODE.value != "plan" and WORKDIR.value is None:
-            raise ValueError(NO_WORKDIR)
-        if MODE.value == "eval":
-            evaluate_workdir(WORKDIR.value, CHECKPOINT.value, CONFIG.value)
-        elif CONFIG.value is None:
-            raise ValueError(f"--mode={MODE.value} needs a --config, such as {EXAMPLE}.")
-        elif MODE.value == "plan":
-            devices = stated_devices.find(DEVICES.value)
-            for line in plan(CONFIG.value, devices, DEVICE_MEMORY_GIB.value):
-                say(line)
-        else:
-            train_and_evaluate(CONFIG.value, WORKDIR.value)
-    except NonFiniteLossError as error:
-        _exit(str(error), EXIT_NAN)
-    except Stopped as stopped:
-        _exit(f"{stopped} Start the same command again to go on.", EXIT_STOPPED)
-    except ValueError as error:
-        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-        if not raised_in.startswith((os.path.dirname(s2mlp_jax.__file__), __file__)):
-            raise  # from a library: a bug, not a user's mistake
-        _exit(f"Error: {error}", EXIT_BAD_INPUT)
+    devices_lib.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if MODE.value != "plan" and WORKDIR.value is None:
+        raise ValueError(NO_WORKDIR)
+    if MODE.value == "eval":
+        evaluate_workdir(WORKDIR.value, CHECKPOINT.value, CONFIG.value)
+    elif CONFIG.value is None:
+        raise ValueError(f"--mode={MODE.value} needs a --config, such as {EXAMPLE}.")
+    elif MODE.value == "plan":
+        devices = stated_devices.find(DEVICES.value)
+        for line in plan(CONFIG.value, devices, DEVICE_MEMORY_GIB.value):
+            say(line)
+    else:
+        train_and_evaluate(CONFIG.value, WORKDIR.value)
+    return ExitCode.DONE
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags; what is wrong with them is one line, not a traceback."""
+    """Parses the flags; a mistake in them is one line, not a traceback."""
     try:
         argv = _with_config_of_run(argv)
         rest = flags.FLAGS(argv)
@@ -91,7 +80,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     except (flags.Error, AttributeError, KeyError) as error:
         from s2mlp_jax.config import explain_flags  # imports much, so only now
 
-        _exit(f"Error: {explain_flags(argv, error)}", EXIT_BAD_INPUT)
+        print(f"Error: {explain_flags(argv, error)}", file=sys.stderr)
+        sys.exit(ExitCode.BAD_INPUT)
     return rest
 
 
@@ -106,11 +96,6 @@ def _with_config_of_run(argv: list[str]) -> list[str]:
         raise flags.Error(NO_WORKDIR)
     file = os.path.join(os.path.dirname(__file__), "s2mlp_jax", "saved", "config_of_run.py")
     return [argv[0], f"--config={file}:{values['--workdir']}", *argv[1:]]
-
-
-def _exit(message: str, code: int) -> None:
-    print(message, file=sys.stderr, flush=True)
-    sys.exit(code)
 
 
 if __name__ == "__main__":

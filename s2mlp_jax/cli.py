@@ -1,38 +1,87 @@
-"""The options of commands that use a trained model, and the model that they choose."""
+"""What all commands share: exit codes, the parser of options, and one rule for errors.
+
+This file imports the standard library alone: `--help` is quick, and a report needs no jax.
+"""
 
 import argparse
+import enum
+import functools
+import opcode
+import os
+import pathlib
+import sys
+import sysconfig
+import typing
+from collections.abc import Callable
 
-from s2mlp_jax.config import DTYPES
-from s2mlp_jax.saved.pretrained import WHICH, Pretrained, load
-
-
-def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    """Adds --checkpoint and --weights: which weights of a run."""
-    parser.add_argument(
-        "--checkpoint", default="", metavar="STEP", help="of a run: latest (default), best, a step"
-    )
-    parser.add_argument(
-        "--weights", default=WHICH[0], choices=WHICH, help="of a run: their average, or the last"
-    )
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Adds MODEL, and how it is to be loaded."""
-    parser.add_argument("model", metavar="MODEL")
-    parser.add_argument(
-        "--image_size", type=int, metavar="PIXELS", help="another than in training, if it fits any"
-    )
-    parser.add_argument(
-        "--dtype", choices=DTYPES, help="of the computation; that of the evaluation by default"
-    )
-    add_checkpoint_options(parser)
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
+_INSTALLED = {"site-packages", "dist-packages"}  # folders of installed libraries
+_P = typing.ParamSpec("_P")
 
 
-def load_model(flags: argparse.Namespace) -> Pretrained:
-    """Loads what the options of `add_model_options` choose.
+class ExitCode(enum.IntEnum):
+    """How a command ended. A bug ends it with Python's own 1, and a traceback."""
 
-    Raises:
-      ValueError: as `s2mlp_jax.load` does.
+    DONE = 0
+    BAD_INPUT = 2  # the command line, a config, the data: the user can put it right
+    WRONG_NUMBERS = 3  # the loss became NaN, or an exported model computes other logits
+    SOME_FAILED = 4  # some runs or files; the others are done
+    STOPPED = 75  # by a signal, and saved: the same command goes on
+
+
+class Parser(argparse.ArgumentParser):
+    """Prints the module's docstring for --help, and a mistake as one line."""
+
+    def __init__(self, *, allow_abbrev: bool = False, **keywords: typing.Any) -> None:
+        keywords.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=allow_abbrev, **keywords)
+
+    def error(self, message: str) -> typing.NoReturn:
+        """Prints the message and exits."""
+        self.exit(ExitCode.BAD_INPUT, f"Error: {message}\n")
+
+
+def command(main: Callable[_P, int]) -> Callable[_P, int]:
+    """Decorates a command's `main`: its errors become exit codes by one rule.
+
+    An exception that has an `exit_code` is printed, and the command ends with that code. A user's
+    mistake (see `is_mistake`) is printed as "Error: ...", with code 2. Any other exception is a
+    bug and keeps its traceback.
     """
-    dtype = DTYPES[flags.dtype] if flags.dtype else None
-    return load(flags.model, flags.image_size, flags.checkpoint, flags.weights, dtype)
+
+    @functools.wraps(main)
+    def run(*arguments: _P.args, **keywords: _P.kwargs) -> int:
+        try:
+            return main(*arguments, **keywords)
+        except Exception as error:
+            code = getattr(error, "exit_code", ExitCode.BAD_INPUT if is_mistake(error) else None)
+            if code is None:
+                raise
+            stopped = f"{error} Start the same command again to go on."
+            message = stopped if code == ExitCode.STOPPED else f"Error: {error}"
+            print(message, file=sys.stderr, flush=True)
+            return code
+
+    return run
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Returns whether an exception is a user's mistake, and not a bug.
+
+    It is one if it is a ValueError that a `raise` statement of this package raised, or that came
+    up in a file of the user's own, such as a config. A ValueError of a library, or of an operation
+    in this package (arrays of shapes that do not fit, say), is a bug: nobody wrote its message
+    for the user.
+    """
+    if not isinstance(error, ValueError) or error.__traceback__ is None:
+        return False
+    innermost = error.__traceback__
+    while innermost.tb_next is not None:
+        innermost = innermost.tb_next
+    code = innermost.tb_frame.f_code
+    file = os.path.abspath(code.co_filename)
+    if file.startswith(_PACKAGE):
+        return opcode.opname[code.co_code[innermost.tb_lasti]] == "RAISE_VARARGS"
+    installed = file.startswith(_STANDARD_LIBRARY) or _INSTALLED & {*pathlib.Path(file).parts}
+    return os.path.isfile(file) and not installed

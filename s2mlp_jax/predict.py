@@ -8,7 +8,6 @@ preprocessed as in the evaluation. A file that is no image is reported and passe
 0 done; 2 bad input; 4 some files were no images, the others are done.
 """
 
-import argparse
 import collections
 import concurrent.futures
 import csv
@@ -25,13 +24,13 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
-from s2mlp_jax.cli import add_model_options, load_model
+from s2mlp_jax.cli import ExitCode, Parser, command
 from s2mlp_jax.data.image_files import find_files
+from s2mlp_jax.model_options import add_model_options, load_model
 from s2mlp_jax.saved.preprocessing import Preprocessing
 from s2mlp_jax.saved.pretrained import Pretrained, compiled
 
 FORMATS: tuple[str, ...] = ("table", "jsonl", "csv")
-_EXIT_BAD_INPUT, _EXIT_SOME_FAILED = 2, 4
 
 
 class Prediction(typing.NamedTuple):
@@ -138,13 +137,8 @@ def _writer(how: str, names: Sequence[str], top: int) -> Callable[[Prediction], 
     return write
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m s2mlp_jax.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="python -m s2mlp_jax.predict", description=__doc__)
     add_model_options(parser)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="images, or folders of images")
     parser.add_argument("--format", default="table", choices=FORMATS)
@@ -154,21 +148,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Predicts; returns the exit code."""
     flags = _parser().parse_args(arguments)
     logging.set_verbosity(logging.ERROR)  # Orbax tells much
-    try:
-        for name in ("top", "batch_size", "num_threads"):
-            if getattr(flags, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, got {getattr(flags, name)}.")
-        files = list(find_files(flags.paths))
-        if not files:
-            raise ValueError(f"There are no files in {', '.join(flags.paths)}.")
-        pretrained = load_model(flags)
-    except ValueError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return _EXIT_BAD_INPUT
+    for name in ("top", "batch_size", "num_threads"):
+        if getattr(flags, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(flags, name)}.")
+    files = list(find_files(flags.paths))
+    if not files:
+        raise ValueError(f"There are no files in {', '.join(flags.paths)}.")
+    pretrained = load_model(flags)
     top = min(flags.top, pretrained.model.num_classes)
     write = _writer(flags.format, pretrained.class_names, top)
     failed, started = 0, time.perf_counter()
@@ -188,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         + (f"; {failed:,} files are no images" if failed else ""),
         file=sys.stderr,
     )
-    return _EXIT_SOME_FAILED if failed else 0
+    return ExitCode.SOME_FAILED if failed else ExitCode.DONE
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ are what its head sees, of images preprocessed as in the evaluation; scikit-lear
 Exit codes: 0 done; 2 bad input.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -18,10 +17,11 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from s2mlp_jax.cli import add_model_options, load_model
+from s2mlp_jax.cli import ExitCode, Parser, command
 from s2mlp_jax.data import sources
 from s2mlp_jax.data.names import folder_of
 from s2mlp_jax.data.pipeline import eval_batches
+from s2mlp_jax.model_options import add_model_options, load_model
 from s2mlp_jax.saved.pretrained import Pretrained, compiled
 
 
@@ -80,13 +80,8 @@ def linear_probe(
         return float(classifier.fit(*fit).score(*judge))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m s2mlp_jax.probe",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="python -m s2mlp_jax.probe", description=__doc__)
     add_model_options(parser)
     parser.add_argument("data", metavar="DATASET", help="as config.data.name")
     parser.add_argument("--train_split", default="train", metavar="SPLIT", help="to fit on")
@@ -104,29 +99,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Probes; returns the exit code."""
     flags = _parser().parse_args(arguments)
     logging.set_verbosity(logging.ERROR)  # Orbax tells much
-    try:
-        for name in ("neighbors", "inverse_penalty", "batch_size"):
-            if getattr(flags, name) <= 0:
-                raise ValueError(f"--{name} must be greater than 0, got {getattr(flags, name)}.")
-        if flags.output and not os.path.isdir(os.path.dirname(os.path.abspath(flags.output))):
-            raise ValueError(f"--output={flags.output}: there is no such folder.")
-        flags.eval_split = flags.eval_split or ("val" if folder_of(flags.data) else "test")
-        pretrained = load_model(flags)
-        sources.prepare(flags.data, flags.data_dir, download=False)
-        splits = [
-            sources.open_split(flags.data, split, flags.data_dir)
-            for split in (flags.train_split, flags.eval_split)
-        ]
-        fit, judge = (features(pretrained, split, flags.batch_size) for split in splits)
-        if len(np.unique(fit[1])) < 2:
-            raise ValueError(f"{splits[0].name} has images of one class only.")
-    except ValueError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    for name in ("neighbors", "inverse_penalty", "batch_size"):
+        if getattr(flags, name) <= 0:
+            raise ValueError(f"--{name} must be greater than 0, got {getattr(flags, name)}.")
+    if flags.output and not os.path.isdir(os.path.dirname(os.path.abspath(flags.output))):
+        raise ValueError(f"--output={flags.output}: there is no such folder.")
+    flags.eval_split = flags.eval_split or ("val" if folder_of(flags.data) else "test")
+    pretrained = load_model(flags)
+    sources.prepare(flags.data, flags.data_dir, download=False)
+    splits = [
+        sources.open_split(flags.data, split, flags.data_dir)
+        for split in (flags.train_split, flags.eval_split)
+    ]
+    fit, judge = (features(pretrained, split, flags.batch_size) for split in splits)
+    if len(np.unique(fit[1])) < 2:
+        raise ValueError(f"{splits[0].name} has images of one class only.")
     print(f"fit on   {splits[0].name}: {len(fit[0]):,} images, {fit[0].shape[1]} features of each")
     flags.neighbors = min(flags.neighbors, len(fit[0]))
     print(f"judge by {splits[1].name}: {len(judge[0]):,} images", flush=True)
@@ -140,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         told = {"model": flags.model, "fit": splits[0].name, "judge": splits[1].name}
         with open(flags.output, "w") as file:
             json.dump({**told, "count": len(judge[0]), **vars(flags), **result}, file, indent=2)
-    return 0
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

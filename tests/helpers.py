@@ -43,6 +43,14 @@ def tiny_flags(**overrides: typing.Any) -> list[str]:
     return [f"--config.{name}={value}" for name, value in {**TINY, **fields}.items()]
 
 
+def exit_code(main: typing.Callable[[list[str]], int], arguments: list[str]) -> int:
+    """Returns the exit code of a command, also where the parser of its options exits."""
+    try:
+        return main(arguments)
+    except SystemExit as error:
+        return int(error.code or 0)  # a text would be the message of an exit with code 1
+
+
 def read_lines(workdir: pathlib.Path) -> list[dict]:
     """Returns the metrics of a run, less what depends on the clock."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]

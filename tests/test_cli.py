@@ -232,7 +232,7 @@ def test_training_runs_without_tensorflow(tmp_path: pathlib.Path) -> None:
         (["--config.data.name=mnist"], 2, "'mnist' is not prepared in"),
         (["--config=configs/nope.py"], 2, "no config file configs/nope.py"),
         (["--mode=tarin"], 2, "tarin"),
-        (["stray"], 2, "unknown arguments stray"),
+        (["stray"], 2, "Unknown arguments stray"),
         (["--num_processes=2", "--process_id=1"], 2, "--coordinator=host:port.* go together"),
         (
             ["--config.optimizer.learning_rate=1e30", "--config.optimizer.warmup_epochs=0.0"],

@@ -241,7 +241,7 @@ def test_subset_with_a_short_side(
 INTERRUPTED = """
 import os, sys
 from tensorflow_datasets.core import writer
-from s2mlp_jax.data import prepare
+from s2mlp_jax.data.prepare.__main__ import main
 
 number, count = int(sys.argv.pop(1)), int(sys.argv.pop(1))
 written, write = [], writer.Writer.write
@@ -257,7 +257,7 @@ def interrupted_write(self, key, example):
         Garbage()
 
 writer.Writer.write = interrupted_write
-prepare.main()
+main()
 """
 
 

@@ -12,6 +12,7 @@ import typing
 import ml_collections
 import pytest
 
+from s2mlp_jax.cli import ExitCode
 from s2mlp_jax.config import load_config, load_module, model_variant
 from s2mlp_jax.models.cost import paper_parameters, variant_cost
 from s2mlp_jax.models.variants import field_types, get_variant
@@ -81,7 +82,7 @@ def test_interrupted_and_continued(
         return evaluate(run, state)
 
     monkeypatch.setattr(Experiment, "evaluate", kill_in_the_second)
-    assert command_lib.main(command) == command_lib.EXIT_STOPPED
+    assert command_lib.main(command) == ExitCode.STOPPED
     output, errors = capfd.readouterr()
     assert "[1/2] a, seed 0: eval top-1" in output
     assert "Next: " not in output
@@ -132,7 +133,7 @@ def test_a_failure_is_recorded_and_stops_nothing(
     del tiny["model.dim"], tiny["train.ema_decay"], tiny["optimizer.learning_rate"]
     command = [f"--config={path}", f"--workdir={tmp_path}/w"]
     command += [f"--config.{field}={value}" for field, value in tiny.items()]
-    assert command_lib.main(command) == command_lib.EXIT_FAILED
+    assert command_lib.main(command) == ExitCode.SOME_FAILED
     assert ran == ["nan", "memory", "good"]
     output, errors = capfd.readouterr()
     assert re.search(r"\[1/3\] nan, seed 0: FAILED: train/\w+ is (nan|inf) at step", output)
@@ -142,9 +143,7 @@ def test_a_failure_is_recorded_and_stops_nothing(
     assert (failure["kind"], failure["setting"], failure["seed"]) == ("nan", "nan", 0)
     assert "Traceback" in (tmp_path / "w/memory/0/log.txt").read_text()
 
-    assert (
-        command_lib.main(command) == command_lib.EXIT_FAILED
-    )  # of the NaN, which would be one again
+    assert command_lib.main(command) == ExitCode.SOME_FAILED  # of the NaN, which would be one again
     assert ran[3:] == ["memory"]
     assert (tmp_path / "w/memory/0/result.json").exists()
     assert not (tmp_path / "w/memory/0/failure.json").exists()
@@ -218,7 +217,7 @@ def test_mistakes_are_told_at_the_start(
     monkeypatch.chdir(ROOT)
     workdir = tmp_path / "w"
     command = [f"--config={SHIFT}", f"--workdir={workdir}", *arguments]
-    assert command_lib.main(command) == command_lib.EXIT_BAD_INPUT
+    assert command_lib.main(command) == ExitCode.BAD_INPUT
     assert re.search(message, capsys.readouterr().err)
     assert not workdir.exists()
 

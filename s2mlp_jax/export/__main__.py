@@ -18,21 +18,20 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from s2mlp_jax.cli import add_checkpoint_options
-from s2mlp_jax.export.export_model import FORMATS, DifferentError, export_model
+from s2mlp_jax.cli import ExitCode, Parser, command
+from s2mlp_jax.export.export_model import FORMATS, export_model
 from s2mlp_jax.export.model_card import LICENSE
 from s2mlp_jax.export.timm_files import export_weights, import_weights
+from s2mlp_jax.model_options import add_checkpoint_options
 from s2mlp_jax.overrides import parse_overrides
 from s2mlp_jax.saved.arrays import flatten
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m s2mlp_jax.export",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="--model.FIELD=VALUE, with --model, changes a field of the model.",
-        allow_abbrev=False,
     )
     parser.add_argument("source", nargs="?", default="", metavar="MODEL")
     parser.add_argument("folder", nargs="?", default="", metavar="OUT")
@@ -63,23 +62,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exports or converts one model; returns the exit code."""
     flags, rest = _parser().parse_known_intermixed_args(arguments)
     logging.set_verbosity(logging.ERROR)  # Orbax tells much
-    try:
-        fields = parse_overrides(rest, "--model.")
-        if flags.from_torch or flags.to_torch:
-            _convert(flags, fields)
-        else:
-            _export(flags, fields)
-    except DifferentError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 3
-    except ValueError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    fields = parse_overrides(rest, "--model.")
+    if flags.from_torch or flags.to_torch:
+        _convert(flags, fields)
+    else:
+        _export(flags, fields)
+    return ExitCode.DONE
 
 
 def _export(flags: argparse.Namespace, fields: dict[str, typing.Any]) -> None:

@@ -9,6 +9,7 @@ import types
 import jax
 import numpy as np
 
+from s2mlp_jax.cli import ExitCode
 from s2mlp_jax.data.image_files import find_files
 from s2mlp_jax.export import onnx, pytorch, stablehlo
 from s2mlp_jax.export.model_card import LICENSE, write_card
@@ -79,6 +80,8 @@ logits = model(images)  # (b, classes)
 
 class DifferentError(RuntimeError):
     """What was written computes something else than the model."""
+
+    exit_code = ExitCode.WRONG_NUMBERS
 
 
 def export_model(

@@ -1,7 +1,10 @@
 """Prints the variants beside what their papers print: `python -m s2mlp_jax.models`."""
 
+import sys
 import textwrap
+from collections.abc import Sequence
 
+from s2mlp_jax.cli import ExitCode, Parser, command
 from s2mlp_jax.models.cost import paper_parameters, variant_cost
 from s2mlp_jax.models.variants import VARIANTS
 
@@ -103,5 +106,13 @@ def variant_table() -> str:
     return "\n".join([*lines, "", textwrap.fill(legend, width=len(head)), *notes])
 
 
-if __name__ == "__main__":
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table; returns the exit code."""
+    Parser(prog="python -m s2mlp_jax.models", description=__doc__).parse_args(arguments)
     print(variant_table())
+    return ExitCode.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

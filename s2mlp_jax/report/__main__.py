@@ -9,21 +9,18 @@ report.html (one file, to be sent around), settings.csv, runs.csv and the plots 
 "relations" prints Table 1 of the paper, computed from the token mixers themselves; that needs jax.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
+from s2mlp_jax.cli import ExitCode, Parser, command
 from s2mlp_jax.report import markdown
 from s2mlp_jax.report.write import default_folder, read_studies, write_studies
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes a report; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m s2mlp_jax.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python -m s2mlp_jax.report", description=__doc__)
     parser.add_argument("workdirs", nargs="+", metavar="WORKDIR")
     parser.add_argument("--output", default="", help="folder; else `report` in the first workdir")
     flags = parser.parse_args(arguments)
@@ -31,21 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             from s2mlp_jax.models import relations
         except ImportError as error:
-            print(f"Error: the relations are computed with jax and flax: {error}", file=sys.stderr)
-            return 2
+            raise ValueError(f"The relations are computed with jax and flax: {error}") from error
         print(relations.table())
-        return 0
-    try:
-        studies = read_studies(flags.workdirs)
-    except ValueError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+        return ExitCode.DONE
+    studies = read_studies(flags.workdirs)
     folder = default_folder(flags.workdirs, flags.output)
     write_studies(studies, folder)
     for study in studies:
         print("\n\n".join(markdown.summary(study)) + "\n")
     print(f"Wrote {folder}/report.html, report.md, settings.csv, runs.csv and the plots.")
-    return 0
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ goes on where it was. Exit codes: 0 all done; 2 bad input; 4 some runs failed, t
 done; 75 stopped by a signal and saved.
 """
 
-import argparse
 import os
 import pathlib
 import sys
@@ -19,24 +18,21 @@ from collections.abc import Sequence
 
 from absl import logging
 
+from s2mlp_jax.cli import ExitCode, Parser, command
 from s2mlp_jax.overrides import parse_overrides
 from s2mlp_jax.progress import say
 from s2mlp_jax.sweep.measure import measure_sweep
 from s2mlp_jax.sweep.run import run_sweep, runs_left
 from s2mlp_jax.sweep.settings import open_sweep
-from s2mlp_jax.train.loop import Stopped
-
-EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED = 2, 4, 75
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a sweep from the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m s2mlp_jax.sweep",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="--config.FIELD=VALUE changes a field in all runs.",
-        allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, help="a config with sweep()")
     parser.add_argument("--workdir", required=True)
@@ -57,40 +53,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     flags, rest = parser.parse_known_args(arguments)
     logging.set_verbosity(logging.ERROR)
-    try:
-        sweep = open_sweep(
-            flags.config,
-            parse_overrides(rest, "--config."),
-            seeds=flags.seeds,
-            only=flags.only,
-            shard=flags.shard,
-        )
-        if flags.list:
-            left = runs_left(sweep, pathlib.Path(flags.workdir))
-            for line in sweep.describe(left):
-                say(line)
-            return 0
-        if flags.measure:
-            say(f"Wrote {measure_sweep(sweep, flags.workdir)}")
-            return 0
-        failed = run_sweep(sweep, flags.workdir, flags.vectorize)
-    except ValueError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except Stopped as stopped:
-        print(f"{stopped} Start the same command again to go on.", file=sys.stderr)
-        return EXIT_STOPPED
+    sweep = open_sweep(
+        flags.config,
+        parse_overrides(rest, "--config."),
+        seeds=flags.seeds,
+        only=flags.only,
+        shard=flags.shard,
+    )
+    if flags.list:
+        left = runs_left(sweep, pathlib.Path(flags.workdir))
+        for line in sweep.describe(left):
+            say(line)
+        return ExitCode.DONE
+    if flags.measure:
+        say(f"Wrote {measure_sweep(sweep, flags.workdir)}")
+        return ExitCode.DONE
+    failed = run_sweep(sweep, flags.workdir, flags.vectorize)
     say(f"Next: python -m s2mlp_jax.report {flags.workdir}")
     if failed:
         names = ", ".join(f"{run.setting} seed {run.seed}" for run in failed)
         print(f"{len(failed)} runs failed: {names}.", file=sys.stderr)
-        return EXIT_FAILED
-    return 0
+        return ExitCode.SOME_FAILED
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":
     code = main()
-    if code == EXIT_STOPPED:  # at once: an ordinary exit would wait for what is being compiled
+    if code == ExitCode.STOPPED:  # at once: an ordinary exit would wait for what is being compiled
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -8,6 +8,7 @@ import jax
 import ml_collections
 
 from s2mlp_jax import config as config_lib
+from s2mlp_jax.cli import ExitCode
 from s2mlp_jax.progress import Progress, say
 from s2mlp_jax.saved import run_folder as workdir_lib
 from s2mlp_jax.saved.checkpoints import last_saved_step
@@ -24,6 +25,8 @@ from s2mlp_jax.train.step_log import NonFiniteLossError
 
 class Stopped(Exception):  # noqa: N818, it is no error
     """The run was asked to stop; it saved a checkpoint first."""
+
+    exit_code = ExitCode.STOPPED
 
 
 def train_and_evaluate(

@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
+from s2mlp_jax.cli import ExitCode
+
 # Steps that the host may run ahead of the device: each holds a batch in the device's memory.
 IN_FLIGHT = 4
 
 
 class NonFiniteLossError(FloatingPointError):
     """The loss or the gradient became NaN or infinite."""
+
+    exit_code = ExitCode.WRONG_NUMBERS
 
 
 class TrainLog:

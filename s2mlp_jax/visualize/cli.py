@@ -12,13 +12,13 @@
 """
 
 import argparse
-import sys
 import typing
 from collections.abc import Callable, Sequence
 
 from absl import logging
 
 from s2mlp_jax import config as config_lib
+from s2mlp_jax.cli import ExitCode, Parser, command
 from s2mlp_jax.models import BORDERS, list_models
 from s2mlp_jax.visualize.augmentations import augment, load_images
 from s2mlp_jax.visualize.block_features import features
@@ -33,34 +33,25 @@ if typing.TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> typing.NoReturn:
-        sys.exit(f"Error: {message}")
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Draws one picture; what is wrong with the arguments is one line."""
-    flags = _parser().parse_args(argv)
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draws one picture; returns the exit code."""
+    flags = _parser().parse_args(arguments)
     logging.set_verbosity(logging.ERROR)
     try:
         check_output(flags.output)  # before the work
         save(flags.draw(flags), flags.output)
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]
-        sys.exit(f"Error: pictures need {package}: pip install {package} -c constraints.txt")
-    except ValueError as error:
-        sys.exit(f"Error: {error}")
+        raise ValueError(
+            f"Pictures need {package}: pip install {package} -c constraints.txt"
+        ) from error
     print(f"Wrote {flags.output}")
+    return ExitCode.DONE
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m s2mlp_jax.visualize",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="python -m s2mlp_jax.visualize", description=__doc__)
     pictures = parser.add_subparsers(required=True, metavar="PICTURE")
 
     def add(

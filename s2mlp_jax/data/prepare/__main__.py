@@ -20,49 +20,42 @@ import resource
 import signal
 import sys
 import threading
-import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
+from s2mlp_jax.cli import ExitCode, Parser, command
 from s2mlp_jax.data import names, sources
 from s2mlp_jax.data.folder import open_folder
 from s2mlp_jax.data.meter import Meter, duration, gigabytes, say
 from s2mlp_jax.data.prepare import derived, tars
 from s2mlp_jax.data.prepare.reduce import JPEG_QUALITY
 from s2mlp_jax.data.prepare.workspace import (
-    EXIT_STOPPED,
     alone_with,
     check_room,
     local_folder,
     seconds_per_byte,
 )
 
-_EXIT_BAD_INPUT = 2
-
 # What TFDS itself does with an image of ImageNet, on one core: docs/imagenet.md.
 _SECONDS_PER_IMAGE = 1.3e-3
 _ROOM = 1.02  # of the disk at its fullest, over the size of the tars: docs/imagenet.md
 
 
-def main() -> None:
-    """Runs the command line."""
-    arguments = _parser().parse_args()
+@command
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepares a data set; returns the exit code."""
+    flags = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     logging.set_verbosity(logging.ERROR)
     try:
-        prepare(arguments)
-    except ValueError as error:
-        raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-        if not raised_in.startswith(os.path.dirname(names.__file__)):
-            raise  # from a library: a bug, not a user's mistake
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(_EXIT_BAD_INPUT)
+        prepare(flags)
     except KeyboardInterrupt:
         print("Stopped; nothing was being written.", file=sys.stderr)
-        sys.exit(EXIT_STOPPED)
+        return ExitCode.STOPPED
+    return ExitCode.DONE
 
 
 def prepare(arguments: argparse.Namespace) -> None:
@@ -101,12 +94,8 @@ def prepare(arguments: argparse.Namespace) -> None:
     say(f"Train on it: --config.data.name={name} --config.data.data_dir={directory}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m s2mlp_jax.data.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="python -m s2mlp_jax.data.prepare", description=__doc__)
     add = parser.add_argument
     add("name", help="of the data set to prepare")
     add("--data_dir", default="", help="prepared data; $TFDS_DATA_DIR or ~/tensorflow_datasets")
@@ -247,4 +236,4 @@ def _prepare_other(arguments: argparse.Namespace, directory: pathlib.Path) -> No
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

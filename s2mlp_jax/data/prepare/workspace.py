@@ -11,10 +11,9 @@ import time
 import typing
 from collections.abc import Iterator
 
+from s2mlp_jax.cli import ExitCode
 from s2mlp_jax.data import sources
 from s2mlp_jax.data.meter import gigabytes, say
-
-EXIT_STOPPED = 75
 
 
 def local_folder(data_dir: str) -> pathlib.Path:
@@ -35,7 +34,7 @@ def local_folder(data_dir: str) -> pathlib.Path:
 def alone_with(folder: pathlib.Path) -> Iterator[None]:
     """Holds the folder of one data set for this process, and clears what a killed one left.
 
-    SIGTERM and Ctrl-C clear the folder as well, and end the process with EXIT_STOPPED.
+    SIGTERM and Ctrl-C clear the folder as well, and end the process with `ExitCode.STOPPED`.
 
     Raises:
       ValueError: if another process is preparing it.
@@ -55,7 +54,7 @@ def alone_with(folder: pathlib.Path) -> Iterator[None]:
                 shutil.rmtree(leftover, ignore_errors=True)  # the next start clears up too
             # print would fail if it is what the signal interrupted.
             os.write(2, b"Stopped, and cleared up. Start the same command again.\n")
-            os._exit(EXIT_STOPPED)
+            os._exit(ExitCode.STOPPED)
 
         numbers = (signal.SIGTERM, signal.SIGINT)
         previous = {number: signal.signal(number, stop) for number in numbers}

@@ -1,0 +1,38 @@
+"""The options of commands that use a trained model, and the model that they choose."""
+
+import argparse
+
+from s2mlp_jax.config import DTYPES
+from s2mlp_jax.saved.pretrained import WHICH, Pretrained, load
+
+
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --checkpoint and --weights: which weights of a run."""
+    parser.add_argument(
+        "--checkpoint", default="", metavar="STEP", help="of a run: latest (default), best, a step"
+    )
+    parser.add_argument(
+        "--weights", default=WHICH[0], choices=WHICH, help="of a run: their average, or the last"
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Adds MODEL, and how it is to be loaded."""
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument(
+        "--image_size", type=int, metavar="PIXELS", help="another than in training, if it fits any"
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of the computation; that of the evaluation by default"
+    )
+    add_checkpoint_options(parser)
+
+
+def load_model(flags: argparse.Namespace) -> Pretrained:
+    """Loads what the options of `add_model_options` choose.
+
+    Raises:
+      ValueError: as `s2mlp_jax.load` does.
+    """
+    dtype = DTYPES[flags.dtype] if flags.dtype else None
+    return load(flags.model, flags.image_size, flags.checkpoint, flags.weights, dtype)
