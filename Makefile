@@ -1,5 +1,6 @@
 # make train   set up, train the digits, say what was reached
 # make test    set up, check style and types, run all tests
+# make docs    build the documentation site in site/
 # Options: PYTHON=python3.12 chooses the interpreter, VENV=folder the environment.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 # Tests run side by side, each worker with eight devices of its own; who is done takes from others.
 PYTEST = $(VENV)/bin/python -m pytest -n auto --maxprocesses=4 --dist=worksteal --durations=20
 
-.PHONY: setup train test test-core lint clean
+.PHONY: setup train test test-core lint docs clean
 
 setup: $(VENV)/.installed
 
@@ -38,5 +39,14 @@ test: lint
 test-core: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow"
 
+$(VENV)/.installed-docs: requirements-docs.txt constraints.txt
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install -r requirements-docs.txt -c constraints.txt
+	@touch $@
+
+docs: $(VENV)/.installed-docs
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet
+	@echo "The site is in site/. To read and search it: $(VENV)/bin/python -m http.server -d site"
+
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache

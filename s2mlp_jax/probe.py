@@ -46,7 +46,8 @@ def nearest_neighbors(
     """Returns the accuracy of a vote of the nearest images by the cosine of their features.
 
     Args:
-      fit, judge: features and labels, as `features` returns them.
+      fit: features and labels to fit on, as `features` returns them.
+      judge: features and labels to evaluate on.
       neighbors: how many vote, of the fitted at the most, each by the inverse of its distance.
     """
     from sklearn.neighbors import KNeighborsClassifier  # here: it takes a while
@@ -64,7 +65,8 @@ def linear_probe(
     """Returns the accuracy of a logistic regression on standardised features.
 
     Args:
-      fit, judge: features and labels, as `features` returns them.
+      fit: features and labels to fit on, as `features` returns them.
+      judge: features and labels to evaluate on.
       inverse_penalty: scikit-learn's C: the larger, the less the weights are held small.
     """
     from sklearn.exceptions import ConvergenceWarning

@@ -88,7 +88,8 @@ def training_batch(
     Args:
       key: of this step. What is drawn is a function of it and of the place in the batch.
       batch: image (b, h, w, c) uint8 and label (b,) int.
-      mean, std: (c,) of pixels in [0, 1].
+      mean: (c,) mean of pixels in [0, 1].
+      std: (c,) standard deviation of pixels in [0, 1].
 
     Returns:
       Images (b, h, w, c) float32 and targets (b, num_classes) that sum to one.

@@ -121,7 +121,12 @@ def eval_batches(
 
     Args:
       on_corrupt: "stop" raises; "skip" masks a broken image out.
-      split, crops, batch_size, positions, num_threads, prefetch: as in `train_batches`.
+      split: as in `train_batches`.
+      crops: as in `train_batches`.
+      batch_size: as in `train_batches`.
+      positions: as in `train_batches`.
+      num_threads: as in `train_batches`.
+      prefetch: as in `train_batches`.
 
     Yields:
       image and label as in `train_batches`, and mask (len(positions),) bool; with "skip" also

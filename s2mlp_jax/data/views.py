@@ -236,7 +236,9 @@ def train_views(
     """Decodes a record, no more of it than needed, and makes training views.
 
     Args:
-      record, channels, origin: as in `decode`.
+      record: as in `decode`.
+      channels: as in `decode`.
+      origin: as in `decode`.
       crops: how to make the views.
       rngs: one for each view.
       outs: (image_size, image_size, channels) uint8 each, are filled with the views.

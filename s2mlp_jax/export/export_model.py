@@ -100,7 +100,8 @@ def export_model(
       source: what `s2mlp_jax.load` takes.
       output: a folder that is not there, or empty.
       kind: one of `FORMATS`.
-      checkpoint, weights: of a run, as `s2mlp_jax.load` takes them.
+      checkpoint: checkpoint of a run, as `s2mlp_jax.load` takes it.
+      weights: which weights of a run, as `s2mlp_jax.load` takes it.
       images: a file or a folder of images to compare on; scikit-learn's by default.
       license_name: of the weights, for the card.
       image_size: pixels that what is written is for; as trained by default.

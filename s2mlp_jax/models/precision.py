@@ -176,7 +176,8 @@ def scale_and_add(x: jax.Array, scale: jax.Array, bias: jax.Array | None = None)
 
     Args:
       x: in the compute dtype.
-      scale, bias: in float32, of as many axes as x; axes of length 1 are broadcast.
+      scale: float32, with as many axes as x; axes of length 1 are broadcast.
+      bias: float32, shaped like scale; None adds nothing.
     """
     y = x.astype(accumulator(x.dtype)) * scale
     return (y if bias is None else y + bias).astype(x.dtype)

@@ -18,7 +18,8 @@ def differing(
     Args:
       there: of the folder.
       here: of what is being started.
-      not_there, not_here: stand for a value that one of them lacks.
+      not_there: stands for a value that `there` lacks.
+      not_here: stands for a value that `here` lacks.
       show: makes a value, or what stands for it, readable.
     """
     return [

@@ -48,7 +48,8 @@ class TrainLog:
           write: called with a step and the averages up to it; with them `images_per_second`,
             and of the time since the line before `data_wait_seconds` and its part, `data_wait`.
           is_due: says after which steps to do so.
-          unwritten, corrupt_images: from the checkpoint that the run goes on from.
+          unwritten: from the checkpoint that the run goes on from.
+          corrupt_images: from the checkpoint that the run goes on from.
           waited: returns the seconds that the devices have waited for data in all.
         """
         self.unwritten, self.corrupt_images = unwritten, corrupt_images

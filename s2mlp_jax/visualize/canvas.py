@@ -32,7 +32,8 @@ def new_figure(width: float, height: float, constrained: bool = True) -> "Figure
     """Returns an empty picture.
 
     Args:
-      width, height: inches.
+      width: width in inches.
+      height: height in inches.
       constrained: lets matplotlib make room for titles and labels.
 
     Raises:

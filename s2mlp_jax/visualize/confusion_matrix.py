@@ -25,7 +25,9 @@ def confusion(
     The averaged parameters are taken, where a run keeps them.
 
     Args:
-      workdir, checkpoint, config: as in `restore_run`.
+      workdir: as in `restore_run`.
+      checkpoint: as in `restore_run`.
+      config: as in `restore_run`.
 
     Raises:
       ValueError: as `restore_run` does.

@@ -28,7 +28,9 @@ def errors(
     which `features` takes.
 
     Args:
-      workdir, checkpoint, config: as in `restore_run`.
+      workdir: as in `restore_run`.
+      checkpoint: as in `restore_run`.
+      config: as in `restore_run`.
       count: images at the most; those with the largest probability of the wrong class.
 
     Raises:

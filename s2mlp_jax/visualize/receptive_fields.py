@@ -47,7 +47,10 @@ def receptive_field(
 
     Args:
       model: a name of `list_models()`, whose weights are drawn.
-      shift, border, depth, dim: of the model, in the place of its own.
+      shift: shift pattern of the model; its own by default.
+      border: border of the shift; the model's own by default.
+      depth: number of blocks; the model's own by default.
+      dim: width in channels; the model's own by default.
       grid: tokens a side; 14 by default, of a run its own.
       seed: of weights and noise.
       workdir: of a run that is looked into instead of a fresh model.
@@ -94,7 +97,8 @@ def reachable(pattern: str, border: str, grid: tuple[int, int], blocks: int) -> 
     shift brings in.
 
     Args:
-      pattern, border: as in `spatial_shift`.
+      pattern: shift pattern, as in `spatial_shift`.
+      border: border, as in `spatial_shift`.
       grid: rows and columns of tokens; the centre is (rows // 2, columns // 2).
       blocks: how many.
 
