@@ -2,6 +2,8 @@
 
     python -m benchmarks.commits 46211f7 --dtype=bfloat16 --output=results/float32_sums.md
 
+Instead of a commit it takes a folder with another copy of the repository, where there is no git.
+
 The loss of a batch and its gradient, without optimizer and augmentation, of models as their names
 are, in one process for each commit. The processes take turns, so that both see the same machine.
 For a GPU take --batch_size=512 --depth=0.
@@ -9,6 +11,7 @@ For a GPU take --batch_size=512 --depth=0.
 
 import contextlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -17,6 +20,8 @@ import typing
 from collections.abc import Callable, Iterator
 
 from benchmarks import common
+
+Step = Callable[[], float]  # takes a step, and returns its seconds
 
 MODELS = (
     *("s2mlp_wide", "s2mlp_deep", "mlp_mixer_b16", "resmlp_12", "s2mlp_v2_small_7"),
@@ -60,7 +65,10 @@ for _ in sys.stdin:
 
 @contextlib.contextmanager
 def checkout(commit: str) -> Iterator[pathlib.Path]:
-    """Lays a commit out in a folder of its own, while the context lasts."""
+    """Yields a folder with the files of a commit, while the context lasts; a folder as it is."""
+    if pathlib.Path(commit).is_dir():
+        yield pathlib.Path(commit).resolve()
+        return
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "checkout"
         git = ["git", "-C", str(common.ROOT), "worktree"]
@@ -72,11 +80,13 @@ def checkout(commit: str) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def worker(folder: pathlib.Path, *arguments: str) -> Iterator[tuple[int, Callable[[], float]]]:
+def worker(folder: pathlib.Path, *arguments: str) -> Iterator[tuple[int, Step]]:
     """Starts a process in a checkout; yields its bytes of temporaries, and what takes a step."""
     process = subprocess.Popen(
         [sys.executable, "-c", _WORKER, *arguments],
         cwd=folder,
+        # Several processes share a GPU's memory: none may take most of it at its start.
+        env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -106,12 +116,13 @@ def worker(folder: pathlib.Path, *arguments: str) -> Iterator[tuple[int, Callabl
 def main() -> None:
     """Runs the benchmark."""
     parser = common.parser(__doc__, rounds=9)
-    parser.add_argument("commit", help="to compare with: a hash, a branch, HEAD~1")
+    parser.add_argument("commit", help="to compare with: a hash, a branch, HEAD~1, or a folder")
     parser.add_argument("--models", default=",".join(MODELS), help="default: %(default)s")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--depth", type=int, default=2, help="blocks a stage at most; 0: all")
     args = parser.parse_args()
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process computes nothing
     top = common.header("A training step, this commit and another")
     rows = []
     with checkout(args.commit) as other:
@@ -135,7 +146,7 @@ def main() -> None:
     columns += ["now MiB", "before MiB"]
     depth = f"at most {args.depth} blocks a stage" if args.depth else "all blocks"
     notes = (
-        f"Before: commit {args.commit}. Batch {args.batch_size} of 224x224 pixels, {args.dtype}, "
+        f"Before: {args.commit}. Batch {args.batch_size} of 224x224 pixels, {args.dtype}, "
         f"{depth}. Times are medians over {args.rounds} rounds, in brackets the inter-quartile "
         "range; memory is that of the compiled program's temporaries."
     )

@@ -14,6 +14,8 @@ waited for data.
   has to say so.
 """
 
+import contextlib
+import io
 import itertools
 import tempfile
 import time
@@ -28,8 +30,8 @@ import numpy as np
 from absl import logging
 
 from benchmarks import common
+from benchmarks.accelerator.loop import loop_rate
 from benchmarks.pipelines import CORES, FULL, SIZE, open_repeated
-from benchmarks.train_loop import logged_lines, mean_rate
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.data import sources
 from s2mlp_jax.train import devices as devices_lib
@@ -73,11 +75,9 @@ def make_config(
 def run_loop(config: ml_collections.ConfigDict, images: sources.Split) -> Loop:
     """Trains once, in a new folder."""
     splits = images, sources.synthetic_split(SIZE, 4)  # the evaluation is not what is measured
-    with mock.patch.object(experiment, "open_data", return_value=splits):
-        lines = logged_lines(config)
-    seconds = [1 / line["train/images_per_second"] for line in lines]  # of an image
-    waits = [line["train/data_wait"] for line in lines]
-    return Loop(mean_rate(lines), float(np.average(waits, weights=seconds)))
+    run = experiment.create_experiment(config, splits=splits)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return Loop(*loop_rate(run))
 
 
 def sleeping_step(seconds: float) -> typing.Any:

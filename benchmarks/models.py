@@ -23,14 +23,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import timm
 import torch
 
 import s2mlp_jax
-from benchmarks import common, torch_models
+from benchmarks import common, steps, torch_models
 from s2mlp_jax.models.variants import get_variant
 
 DEFAULT = (
@@ -38,7 +36,6 @@ DEFAULT = (
     "as_mlp_t,deit_s,resnet_50"
 )
 CLASSES = 1000
-LEARNING_RATE, WEIGHT_DECAY = 1e-4, 0.05
 CANDIDATES = ("JAX", "eager", "compiled")
 
 Measurement = Callable[[], float]
@@ -103,47 +100,9 @@ def throughput(call: Callable[[], Any], amount: float) -> Measurement:
     return measure
 
 
-def jax_inference(
-    model: Any, variables: Mapping[str, Any], images: np.ndarray, labels: np.ndarray
-) -> Callable[[], Any]:
-    """Returns a call of the jitted forward pass."""
-    forward = jax.jit(lambda variables, images: model.apply(variables, images, train=False))
-    on_device = jnp.asarray(images)
-    return lambda: jax.block_until_ready(forward(variables, on_device))
-
-
-def jax_training(
-    model: Any, variables: Mapping[str, Any], images: np.ndarray, labels: np.ndarray
-) -> Callable[[], Any]:
-    """Returns a call of the jitted training step."""
-    optimizer = optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-
-    def loss_fn(params: Any, rest: Any, images: jax.Array, labels: jax.Array) -> Any:
-        logits, rest = model.apply(
-            {"params": params, **rest}, images, train=True, mutable=list(rest)
-        )
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return losses.mean(), rest
-
-    def step(state: Any, images: jax.Array, labels: jax.Array) -> tuple[Any, jax.Array]:
-        params, rest, opt_state = state
-        gradient = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, rest), grads = gradient(params, rest, images, labels)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, updates), rest, opt_state), loss
-
-    jitted = jax.jit(step, donate_argnums=0)
-    rest = dict(jax.tree.map(jnp.copy, variables))  # what is donated is gone
-    params = rest.pop("params")
-    state = (params, rest, optimizer.init(params))
-    on_device = (jnp.asarray(images), jnp.asarray(labels))
-
-    def call() -> None:
-        nonlocal state
-        state, loss = jitted(state, *on_device)
-        jax.block_until_ready((state, loss))
-
-    return call
+def until_there(call: Callable[[], Any]) -> Callable[[], Any]:
+    """Returns a call that ends when the result of `call` is there."""
+    return lambda: jax.block_until_ready(call())
 
 
 def autocast(dtype: str) -> contextlib.AbstractContextManager[Any]:
@@ -174,7 +133,7 @@ def torch_training(
     model = model.train()
     forward = torch.compile(model) if compiled else model
     optimizer = torch.optim.AdamW(
-        model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
+        model.parameters(), steps.LEARNING_RATE, weight_decay=steps.WEIGHT_DECAY, fused=True
     )
 
     def call() -> None:
@@ -200,9 +159,13 @@ def compare(name: str, args: argparse.Namespace, candidates: Sequence[str]) -> l
         images = rng.standard_normal((batch, args.image_size, args.image_size, 3), np.float32)
         labels = rng.integers(0, CLASSES, batch)
         tensor = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=layout)
-        make_jax = jax_training if training else jax_inference
         make_torch = torch_training if training else torch_inference
-        calls = {"JAX": make_jax(model, variables, images, labels)}
+        ours = (
+            steps.training(model, variables, images, labels)
+            if training
+            else steps.inference(model, variables, images)
+        )
+        calls: dict[str, Callable[[], Any]] = {"JAX": until_there(ours.call)}
         for candidate in candidates[1:]:
             own = copy.deepcopy(reference)
             compiled = candidate == "compiled"
@@ -233,7 +196,7 @@ def product(n: int, inputs: int, outputs: int, rounds: int) -> list[str]:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((n, inputs), np.float32)
     kernel = rng.standard_normal((inputs, outputs), np.float32)
-    multiply, on_device = jax.jit(jnp.dot), (jnp.asarray(x), jnp.asarray(kernel))
+    multiply, on_device = jax.jit(jax.numpy.dot), jax.device_put((x, kernel))
     tensors = torch.from_numpy(x), torch.from_numpy(kernel.T.copy())  # as nn.Linear has it
     calls: dict[str, Callable[[], Any]] = {
         "JAX": lambda: jax.block_until_ready(multiply(*on_device)),

@@ -18,7 +18,7 @@ from s2mlp_jax.train import devices as devices_lib
 
 SIZE = 224
 FULL, SMALL = "imagenet2012", "imagenet2012_256"
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = common.CORES
 _LENGTH = 1_281_167  # records of an epoch: to shuffle 64 is slower than to shuffle ImageNet
 
 Batches = Iterator[typing.Any]

@@ -1,5 +1,17 @@
 """One run: experiment, step, loop, log, devices and plan."""
 
-from s2mlp_jax.train.loop import train_and_evaluate
+import typing
 
 __all__ = ["train_and_evaluate"]
+
+if typing.TYPE_CHECKING:
+    from s2mlp_jax.train.loop import train_and_evaluate
+
+
+def __getattr__(name: str) -> typing.Any:
+    """Imports the loop when it is asked for: the step alone needs no data sets."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from s2mlp_jax.train import loop
+
+    return loop.train_and_evaluate

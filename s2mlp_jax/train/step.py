@@ -12,15 +12,17 @@ from s2mlp_jax import config as config_lib
 from s2mlp_jax import rng
 from s2mlp_jax.data.on_device import training_batch
 from s2mlp_jax.train import optim
-from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.state import TrainState, update_ema
+
+if typing.TYPE_CHECKING:  # a step is compiled where the packages of data sets are missing, too
+    from s2mlp_jax.train.experiment import Experiment
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 StepFunction = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
 
 
-def make_train_step(run: Experiment) -> jax.stages.Wrapped:
+def make_train_step(run: "Experiment") -> jax.stages.Wrapped:
     """Returns the jitted function (state, global batch, the run's key) -> (state, metrics)."""
     layout = run.layout
     return jax.jit(
@@ -33,7 +35,7 @@ def make_train_step(run: Experiment) -> jax.stages.Wrapped:
 
 
 def make_step_function(
-    run: Experiment, constants: Mapping[str, typing.Any] = types.MappingProxyType({})
+    run: "Experiment", constants: Mapping[str, typing.Any] = types.MappingProxyType({})
 ) -> StepFunction:
     """Returns what `make_train_step` compiles.
 

@@ -1,0 +1,1 @@
+"""`python -m benchmarks.accelerator`: one command that measures whatever device is there."""

@@ -1,0 +1,62 @@
+"""One job, in a process of its own: prints its records as JSON lines, and nothing else.
+
+    python -m benchmarks.accelerator.job PART NAME OPTIONS
+
+A crash, or too little memory, then costs this job alone, and a device's memory is free after it.
+"""
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+
+from benchmarks.accelerator.schedule import MODULES, Options, Record
+
+
+def device() -> Iterator[Record]:
+    """Yields what is here, and with which versions."""
+    import importlib.metadata
+    import platform
+
+    import jax
+
+    from benchmarks import common
+
+    def version(package: str) -> str:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return "not installed"
+
+    here = jax.devices()[0]
+    limit = (here.memory_stats() or {}).get("bytes_limit")
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "torch", "timm")
+    yield {
+        "name": here.device_kind,
+        "platform": here.platform,
+        "devices": len(jax.devices()),
+        "memory, GiB": limit and limit / 2**30,
+        "CPU cores": common.CORES,
+        "Python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def main() -> None:
+    """Runs the job that the command line names."""
+    part, name, options = sys.argv[1:]
+    # What training prints, here or in a process started here, is no record.
+    records = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    if part == "device":
+        found = device()
+    else:
+        module = importlib.import_module(f"benchmarks.accelerator.{MODULES.get(part, part)}")
+        found = module.measure(Options.from_json(options), name)
+    for record in found:
+        print(json.dumps(record), file=records, flush=True)
+
+
+if __name__ == "__main__":
+    main()

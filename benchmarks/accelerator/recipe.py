@@ -1,0 +1,106 @@
+"""The training step of the whole recipe, and the augmentation's share of it."""
+
+import types
+import typing
+from collections.abc import Callable, Iterator
+
+import jax
+import ml_collections
+import numpy as np
+
+from benchmarks import common
+from benchmarks.accelerator import timing
+from benchmarks.accelerator.schedule import Options, Record
+from s2mlp_jax import config as config_lib
+from s2mlp_jax.data.on_device import training_batch
+from s2mlp_jax.train import devices, optim
+from s2mlp_jax.train.state import create_state
+from s2mlp_jax.train.step import make_train_step
+
+CLASSES = 1000
+OFF = {"augment.randaugment_ops": 0, "augment.erasing_prob": 0.0, "augment.mix_prob": 0.0}
+
+
+def measure(options: Options, name: str) -> Iterator[Record]:
+    """Yields the step with and without augmentation, and the augmentation alone."""
+    file = common.config_file("s2mlp_cifar10" if options.on_cpu else "s2mlp_wide")
+    overrides: dict[str, typing.Any] = {"train.dtype": options.dtype}
+    if options.depth:
+        overrides["model.depth"] = options.depth
+    for batch_size in timing.batches(options.batch_size):
+        overrides["train.batch_size"] = batch_size
+        config = config_lib.load_config(file, overrides)
+        try:
+            calls = {
+                "whole recipe": _training(config),
+                "without augmentation": _training(config_lib.override(config, OFF)),
+                "augmentation alone": _augmentation(config),
+            }
+            seconds = timing.by_turns(calls, options.seconds, options.rounds)
+        except jax.errors.JaxRuntimeError as error:
+            if not timing.out_of_memory(error):
+                raise
+            continue
+        whole, bare = seconds["whole recipe"], seconds["without augmentation"]
+        share = float(np.median(np.subtract(whole, bare) / np.asarray(whole)))
+        for row, figures in seconds.items():
+            median = float(np.median(figures))
+            record: Record = {
+                "name": row,
+                "batch": batch_size,
+                "images/s": batch_size / median,
+                "ms per step": 1e3 * median,
+            }
+            if row == "whole recipe":
+                record["augmentation, %"] = 100 * share
+            yield record
+        return
+
+
+def _batch(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
+    size, batch_size = config.data.image_size, config.train.batch_size
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.integers(0, 256, (batch_size, size, size, 3), np.uint8),
+        "label": rng.integers(0, CLASSES, batch_size, np.int32),
+    }
+
+
+def _training(config: ml_collections.ConfigDict) -> Callable[[], typing.Any]:
+    """Returns a call of the recipe's step on one device.
+
+    An `Experiment` would do the same, but opens data sets, whose packages are not needed here.
+    """
+    total_steps, steps_per_epoch = config_lib.count_steps(config, 1_281_167)
+    schedule = optim.make_schedule(config, total_steps, steps_per_epoch)
+    run = types.SimpleNamespace(
+        config=config,
+        model=config_lib.make_model(config, CLASSES),
+        schedule=schedule,
+        optimizer=optim.make_optimizer(config, schedule),
+        layout=devices.make_layout(jax.devices()[:1]),
+    )
+    key = jax.random.key(0)
+    use_ema = config.train.ema_decay > 0
+    state = create_state(run.model, run.optimizer, key, config.data.image_size, 3, use_ema)
+    batch = devices.shard_batch(run.layout, _batch(config))
+    step = make_train_step(typing.cast(typing.Any, run))
+
+    def call() -> typing.Any:
+        nonlocal state
+        state, metrics = step(state, batch, key)
+        return state, metrics
+
+    return call
+
+
+def _augmentation(config: ml_collections.ConfigDict) -> Callable[[], typing.Any]:
+    augmentation = config_lib.make_augmentation(config)
+    mean, std, smoothing = config.data.mean, config.data.std, config.train.label_smoothing
+
+    @jax.jit
+    def augment(key: jax.Array, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return training_batch(key, batch, augmentation, mean, std, CLASSES, smoothing)
+
+    arguments = jax.random.key(0), jax.device_put(_batch(config))
+    return lambda: augment(*arguments)
