@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from s2mlp_jax.models.axial_shift import chunk_offsets
-from s2mlp_jax.models.token_mixers import SPLIT_PATTERNS
+from s2mlp_jax.models.mixers.axial_shift import chunk_offsets
+from s2mlp_jax.models.mixers.split_shift import SPLIT_PATTERNS
 from s2mlp_jax.models.variant import Variant
 
 # Variant -> timm's name for it.
@@ -181,7 +181,7 @@ class AxialShift(nn.Module):
 
     def __init__(self, v: Variant, dim: int, segments: int) -> None:
         super().__init__()
-        self.size = v.shift_size
+        self.size = v.field("shift_size")
         self.fc_in, self.fc_out = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.fc_width, self.fc_height = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.norm_in, self.norm_out = norm(v, dim), norm(v, dim)
@@ -250,7 +250,7 @@ class Model(nn.Module):
             if stage:
                 layers.append((f"downsample_{stage}", Downsample(v, v.dims[stage - 1], dim)))
             for _ in range(depth):
-                layers.append((f"block_{number:02d}", Block(v, dim, v.segments >> stage)))
+                layers.append((f"block_{number:02d}", Block(v, dim, v.field("segments") >> stage)))
                 number += 1
         self.blocks = nn.Sequential()
         for name, layer in layers:

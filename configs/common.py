@@ -9,7 +9,7 @@ import typing
 import ml_collections
 from ml_collections import config_dict
 
-from s2mlp_jax.models.variants import field_types
+from s2mlp_jax.models.variant import field_types
 
 
 def model_config(name: str) -> ml_collections.ConfigDict:

@@ -17,7 +17,7 @@ from s2mlp_jax.data.on_device import Augmentation
 from s2mlp_jax.data.views import ON_CORRUPT, Crops
 from s2mlp_jax.models import Model, build
 from s2mlp_jax.models.variant import Variant
-from s2mlp_jax.models.variants import field_types, get_variant
+from s2mlp_jax.models.variants import get_variant
 from s2mlp_jax.overrides import parse_overrides
 from s2mlp_jax.saved.differing import differing
 
@@ -163,22 +163,17 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       ValueError: a value that is not allowed; the message names the field and the choices.
     """
     config = config.copy_and_resolve_references()
-    if missing := [name for name in field_types() if name not in config.model]:
-        raise ValueError(
-            f"The config has no model.{', model.'.join(missing)}: it is of an earlier version of "
-            "this code, and a run goes on with the version it began with (environment.json has "
-            "its commit)."
-        )
-    set_fields = {name: config.model[name] for name in field_types()}
-    overrides = {name: value for name, value in set_fields.items() if value is not None}
+    # A run of an earlier version lacks later fields: they are as the variant has them.
+    given = config.model.to_dict().items()
+    overrides = {name: value for name, value in given if name != "name" and value is not None}
     variant = get_variant(config.model.name, **overrides)
     for field in sorted(_LATER_FIELDS.keys() - flatten(config.to_dict()).keys()):
         *parents, leaf = field.split(".")
         node = config[parents[0]] if parents else config
         with node.unlocked():
             node[leaf] = _LATER_FIELDS[field]
-    for name in field_types():
-        config.model[name] = getattr(variant, name)
+    with config.model.unlocked():
+        config.model.update(variant.fields())
     config.lock()
     _check(config)
     return config
@@ -267,7 +262,8 @@ def make_model(config: ml_collections.ConfigDict, num_classes: int) -> Model:
 
 def model_variant(config: ml_collections.ConfigDict) -> Variant:
     """Returns the architecture of a completed config."""
-    return get_variant(config.model.name, **{name: config.model[name] for name in field_types()})
+    fields = config.model.to_dict()
+    return get_variant(fields.pop("name"), **fields)
 
 
 def count_steps(config: ml_collections.ConfigDict, train_images: int) -> tuple[int, float]:
@@ -311,5 +307,9 @@ def differences(
       config: the completed config of this run.
     """
     old, new = {**_LATER_FIELDS, **flatten(saved)}, flatten(config.to_dict())
+    if "model" in saved:
+        fields = dict(saved["model"])
+        variant = get_variant(fields.pop("name"), **fields)
+        old |= flatten({"model": variant.fields()})  # those too that came later
     missing = "(not there)"
     return differing(that_alter_numbers(old), that_alter_numbers(new), missing, missing, repr)

@@ -145,12 +145,20 @@ def test_explains_command_line_mistakes() -> None:
     assert told == "Unknown variant 'b8'. Allowed are s32, s16, b32, b16, l16."
 
 
-def test_a_config_of_an_earlier_version_is_refused() -> None:
+def test_configs_of_earlier_versions_are_the_same_runs() -> None:
+    """Version 0.2 had not all fields of the model, and called a ResNet a mixer, "bottleneck"."""
     config = tiny_config()
-    with config.unlocked():
-        del config.model["mixer"]
-    with pytest.raises(ValueError, match=r"no model.mixer: it is of an earlier version"):
-        config_lib.complete(config)
+    earlier = config.to_dict()
+    for field in ("skeleton", "shift_fraction", "mixing_seed"):
+        del earlier["model"][field]
+    assert config_lib.complete(ml_collections.ConfigDict(earlier)).model == config.model
+    assert config_lib.differences(earlier, config) == []
+    resnet = tiny_config(model__name="resnet_50", model__patch_size=1)
+    earlier = resnet.to_dict()
+    earlier["model"]["mixer"] = "bottleneck"
+    del earlier["model"]["skeleton"]
+    assert config_lib.complete(ml_collections.ConfigDict(earlier)).model == resnet.model
+    assert config_lib.differences(earlier, resnet) == []
 
 
 def test_a_typo_inside_a_config_file_is_an_error(tmp_path: pathlib.Path) -> None:

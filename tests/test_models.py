@@ -124,6 +124,12 @@ OTHERS = [
         {"mixer": "attention", "position": "learned"},
         72_241_384 + 12 * 2 * 769 * 768 + 196 * 768,
     ),
+    # Nothing in the place of the two layers.
+    *(
+        ("s2mlp_wide", {"mixer": mixer}, 72_241_384 - 12 * 2 * 769 * 768)
+        for mixer in ("pool", "random", "identity")
+    ),
+    ("s2mlp_wide", {"shift_fraction": 1 / 3}, 72_241_384),
 ]
 
 
@@ -215,7 +221,7 @@ def numpy_model(params: dict, images: np.ndarray, v) -> np.ndarray:  # noqa: ANN
     for i in range(v.depth):
         block = params[f"block_{i:02d}"]
         y = gelu(linear(x, block["mixer"]["fc_in"]))
-        y = linear(shift_oracle(y, v.shift, v.border), block["mixer"]["fc_out"])
+        y = linear(shift_oracle(y, v.field("shift"), v.field("border")), block["mixer"]["fc_out"])
         x = x + norm(y, block["mixer_norm"])
         y = linear(gelu(linear(x, block["mlp"]["fc_in"])), block["mlp"]["fc_out"])
         x = x + norm(y, block["mlp_norm"])

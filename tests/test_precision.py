@@ -11,10 +11,12 @@ import optax
 import pytest
 
 import s2mlp_jax
-from s2mlp_jax.models import layers, precision, token_mixers
-from s2mlp_jax.models.axial_shift import AXIAL_BORDERS, axial_shift
-from s2mlp_jax.models.depthwise import depthwise_convolution
-from s2mlp_jax.models.variants import VARIANTS, get_variant
+from s2mlp_jax.models import layers, precision
+from s2mlp_jax.models.mixers import MIXERS
+from s2mlp_jax.models.mixers.axial_shift import AXIAL_BORDERS, axial_shift
+from s2mlp_jax.models.mixers.depthwise import depthwise_convolution
+from s2mlp_jax.models.mixers.fusion import weighted_sum
+from s2mlp_jax.models.variants import get_variant
 
 Fields = dict[str, typing.Any]
 
@@ -32,6 +34,10 @@ FAMILIES: dict[str, tuple[str, Fields]] = {
     "deit": ("deit_ti", ONE_STAGE | {"head_dim": 4}),
     "resnet": ("resnet_50", {"depth": 1, "patch_size": 1, "later_depths": (), "later_dims": ()}),
     "depthwise": ("s2mlp_wide", ONE_STAGE | {"mixer": "depthwise"}),
+    **{
+        mixer: ("s2mlp_wide", ONE_STAGE | {"mixer": mixer})
+        for mixer in ("pool", "random", "identity")
+    },
 }
 VARIATIONS: dict[str, tuple[str, Fields]] = {
     **{
@@ -276,7 +282,7 @@ def test_no_layer_keeps_more_than_its_input() -> None:
         "linear": kept(lambda x: linear.apply(variables, x), x),
         "product": kept(lambda x, k: precision.product("bhwc,cm->bhwm", x, k), x, square),
         "depthwise": kept(lambda x, k: depthwise_convolution(x, k, "keep"), x, kernel),
-        "fusion": kept(lambda x, w: token_mixers._weighted_sum([x], [w]), x, weights),
+        "fusion": kept(lambda x, w: weighted_sum([x], [w]), x, weights),
         "axial": kept(lambda x: axial_shift(x, 1, border="replicate"), x),
         "position": kept(precision.add, x, vector),
     }
@@ -321,5 +327,6 @@ def test_norms_where_the_mean_is_large() -> None:
 
 
 def test_the_families_here_are_all() -> None:
-    covered = {get_variant(name, **fields).mixer for name, fields in FAMILIES.values()}
-    assert covered == {variant.mixer for variant in VARIANTS.values()} | {"depthwise"}
+    variants = [get_variant(name, **fields) for name, fields in FAMILIES.values()]
+    assert {v.mixer for v in variants} == set(MIXERS)
+    assert {v.skeleton for v in variants} == {"metaformer", "resnet"}

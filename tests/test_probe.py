@@ -13,7 +13,6 @@ from sklearn.datasets import load_digits as sklearn_digits
 from s2mlp_jax import create_model, init, probe
 from s2mlp_jax.data.sources import open_split, prepare
 from s2mlp_jax.data.views import decode
-from s2mlp_jax.models.variants import field_types
 from s2mlp_jax.saved.model_folder import ModelFolder, write_model_folder
 from s2mlp_jax.saved.preprocessing import Preprocessing
 from s2mlp_jax.saved.pretrained import load
@@ -25,8 +24,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A model that was only drawn; even so its features tell digits apart."""
     net = create_model("s2mlp_digits", num_classes=10, depth=1, dim=32, shift="b")
     variables = init(net, jax.random.key(0), 8, 1)
-    fields = {field: getattr(net.variant, field) for field in field_types()}
-    weights = Weights(variables, "s2mlp_digits", 10, 8, fields)
+    weights = Weights(variables, "s2mlp_digits", 10, 8, net.variant.fields())
     how = Preprocessing(8, 1.0, "bicubic", (0.3,), (0.38,))
     folder = tmp_path_factory.mktemp("probe")
     write_model_folder(folder, ModelFolder(weights, how, tuple("0123456789"), {}), "# a card\n")

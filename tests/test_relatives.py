@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 import s2mlp_jax
-from s2mlp_jax.models import cost, relations, token_mixers
-from s2mlp_jax.models.depthwise import depthwise_convolution, shift_as_depthwise
+from s2mlp_jax.models import relations
+from s2mlp_jax.models.mixers.depthwise import depthwise_convolution, shift_as_depthwise
 from s2mlp_jax.models.spatial_shift import spatial_shift
-from s2mlp_jax.models.variant import MIXER_FIELDS
 from s2mlp_jax.models.variants import VARIANTS, get_variant
 from s2mlp_jax.report.__main__ import main as report_main
 from s2mlp_jax.train import devices as devices_lib
@@ -41,6 +40,10 @@ RELATIONS = {
     "permutation, sum (ViP)": ("row and column (17)", True, True),
     "permutation, split attention (ViP)": ("everything (81)", True, True),
     "self-attention (ViT)": ("everything (81)", False, False),
+    "partial shift (ShiftViT)": ("diamond of radius 1 (5)", False, True),
+    "average pooling 3x3 (PoolFormer)": ("square of radius 1 (9)", False, False),
+    "random matrix (RandFormer)": ("everything (81)", True, False),
+    "identity": ("itself (1)", False, False),
 }
 
 
@@ -154,6 +157,16 @@ def test_initial_values_of_the_relatives() -> None:
     [
         ("deit_ti", {"shift": "e"}, "shift has no effect on .* attention; it is a field of shift"),
         ("s2mlp_wide", {"mixer": "conv"}, "Unknown mixer 'conv'. Allowed are shift, depthwise"),
+        ("s2mlp_wide", {"mixer": "pol"}, r"Did you mean 'pool'\? A mixer of your own"),
+        ("s2mlp_wide", {"shift_fraction": 0.0}, r"shift_fraction must be in \(0, 1\], got 0.0"),
+        ("s2mlp_wide", {"shift_fraction": 0.001}, "1 channels cannot be cut into 4 shift groups"),
+        ("s2mlp_wide", {"mixer": "random", "mixing_seed": -1}, "mixing_seed must be at least 0"),
+        (
+            "s2mlp_wide",
+            {"skeleton": "cnn"},
+            "skeleton 'cnn'. Allowed are metaformer, resnet",
+        ),
+        ("resnet_50", {"mixer": "pool"}, "mixer has no effect on a ResNet"),
         ("s2mlp_wide", {"border": "reflect"}, "of shift. Allowed are keep, zero, circular"),
         ("as_mlp_t", {"border": "keep"}, "Allowed are zero, circular, reflect, replicate"),
         ("s2mlp_v2_small_7", {"branches": "shift1+height"}, "some of shift1, shift2, identity"),
@@ -170,7 +183,7 @@ def test_initial_values_of_the_relatives() -> None:
         ("vip_small_14", {"dim": 100}, "16 segments of stage 1 do not divide its 100"),
         ("vip_small_7", {"later_dims": (100,)}, "16 segments of stage 2 do not divide its 100"),
         ("resnet_50", {"position": "learned"}, "position has no effect on a ResNet"),
-        ("s2mlp_wide", {"mixer": "bottleneck", "patch_size": 4, "layer_scale": 0.1}, "on a ResNet"),
+        ("s2mlp_wide", {"skeleton": "resnet", "patch_size": 4, "layer_scale": 0.1}, "on a ResNet"),
         ("s2mlp_wide", {"affine_init": 1.0}, "no effect but with norm affine and norm_pos.* post"),
         ("resmlp_12", {"affine_init": 1.0}, "no effect but with norm affine and norm_pos.* post"),
         ("s2mlp_deep", {"norm_eps": 1e-6}, "norm_eps has no effect on norm affine"),
@@ -192,7 +205,7 @@ def test_sizes_of_a_pyramid() -> None:
         jax.eval_shape(
             lambda x: model.init(jax.random.key(0), x, train=False), jnp.ones((1, 200, 224, 3))
         )
-    with pytest.raises(ValueError, match="set segments to 16, or image_size to 224"):
+    with pytest.raises(ValueError, match="set segments to 16, or change image_size"):
         s2mlp_jax.count_macs("vip_small_7", image_size=112)
 
 
@@ -293,12 +306,6 @@ def test_resnet_is_a_residual_network_at_first() -> None:
         block = variables["params"]["block_00"][name]
         block["kernel"] = draw_like(block["kernel"])
     np.testing.assert_array_equal(model.apply(variables, images, train=False), logits)
-
-
-def test_tables_by_mixer_agree() -> None:
-    backbones = set(MIXER_FIELDS) - {"bottleneck"}  # a ResNet has no mixer
-    assert set(token_mixers.MIXERS) == set(cost._MIXERS) == backbones
-    assert set(relations._OVER_CHANNELS) == backbones
 
 
 def test_named_variants_are_distinct() -> None:

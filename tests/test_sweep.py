@@ -15,7 +15,6 @@ import pytest
 from s2mlp_jax.cli import ExitCode
 from s2mlp_jax.config import load_config, load_module, model_variant
 from s2mlp_jax.models.cost import paper_parameters, variant_cost
-from s2mlp_jax.models.variants import field_types, get_variant
 from s2mlp_jax.sweep import __main__ as command_lib
 from s2mlp_jax.sweep import measure
 from s2mlp_jax.sweep import run as sweep_lib
@@ -385,7 +384,7 @@ def test_the_papers_tables_are_rebuilt_and_their_misprints_explained(name: str) 
     assert list(rows) == list(settings)
     for key, row in rows.items():
         config = load_config(path, settings[key])
-        variant = get_variant("s2mlp_wide", **{f: config.model[f] for f in field_types()})
+        variant = model_variant(config)
         parameters = paper_parameters(variant)
         macs = variant_cost(variant, config.data.image_size, 0).macs
         for exact, printed, unit in (

@@ -18,6 +18,7 @@ import numpy as np
 
 from s2mlp_jax.export.needs import require
 from s2mlp_jax.models import Model, Variant
+from s2mlp_jax.models.mixers import SpatialShift
 from s2mlp_jax.models.spatial_shift import parse_pattern
 from s2mlp_jax.saved.arrays import flatten
 
@@ -83,9 +84,11 @@ def _arguments(v: Variant, num_classes: int, channels: int) -> dict[str, typing.
     Raises:
       ValueError: a model that it cannot be.
     """
-    if v.mixer != "shift":
+    mixer = v.mixer_as(SpatialShift)
+    if mixer is None:
+        other = f"mixer {v.mixer}" if v.skeleton == "metaformer" else f"skeleton {v.skeleton}"
         raise ValueError(
-            f"In PyTorch there is S²-MLP alone (mixer shift), and this model's mixer is {v.mixer}. "
+            f"In PyTorch there is S²-MLP alone (mixer shift), and this model has {other}. "
             "timm has MLP-Mixer, ResMLP, DeiT and ResNet: "
             "`python -m s2mlp_jax.export --to-torch` writes their weights."
         )
@@ -100,9 +103,10 @@ def _arguments(v: Variant, num_classes: int, channels: int) -> dict[str, typing.
     return {
         "num_classes": num_classes,
         "channels": channels,
-        "shift": list(parse_pattern(v.shift)),
+        "shift": list(parse_pattern(mixer.shift)),
+        "shift_fraction": mixer.shift_fraction,
         "layer_scale": v.layer_scale > 0,
-        **{name: getattr(v, name) for name in _SAME},
+        **{name: v.field(name) for name in _SAME},
     }
 
 

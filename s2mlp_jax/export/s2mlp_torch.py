@@ -62,7 +62,12 @@ def move(x: Tensor, rows: int, columns: int, border: str) -> Tensor:
     return moved
 
 
-def spatial_shift(x: Tensor, directions: Sequence[str] = PATTERN_A, border: str = "keep") -> Tensor:
+def spatial_shift(
+    x: Tensor,
+    directions: Sequence[str] = PATTERN_A,
+    border: str = "keep",
+    fraction: float = 1.0,
+) -> Tensor:
     """Cuts the channels into groups, and moves each by one token in its own direction.
 
     Out of place: written into its own input, it would read what it has just overwritten.
@@ -73,13 +78,15 @@ def spatial_shift(x: Tensor, directions: Sequence[str] = PATTERN_A, border: str 
         the larger ones first.
       border: what a token gets whose source lies outside the grid: "keep" its own value, "zero",
         or "circular", the token at the opposite edge.
+      fraction: part of the channels that moves; the others stay, and come last.
 
     Returns:
       (b, h, w, c).
     """
-    groups = x.tensor_split(len(directions), dim=-1)
+    part = round(fraction * x.shape[-1])
+    groups = x[..., :part].tensor_split(len(directions), dim=-1)
     moved = [move(g, *DIRECTIONS[d], border) for g, d in zip(groups, directions, strict=True)]
-    return torch.cat(moved, dim=-1)
+    return torch.cat([*moved, x[..., part:]], dim=-1)
 
 
 class Affine(nn.Module):
@@ -115,17 +122,20 @@ class DropPath(nn.Module):
 class SpatialShiftMLP(nn.Module):
     """The token mixer: linear, GELU, spatial shift, linear."""
 
-    def __init__(self, dim: int, directions: Sequence[str], border: str) -> None:
+    def __init__(
+        self, dim: int, directions: Sequence[str], border: str, fraction: float = 1.0
+    ) -> None:
         super().__init__()
         self.fc_in = nn.Linear(dim, dim)
         self.fc_out = nn.Linear(dim, dim)
         self.directions = tuple(directions)
         self.border = border
+        self.fraction = fraction
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps tokens (b, h, w, c) to (b, h, w, c)."""
         x = functional.gelu(self.fc_in(x))
-        return self.fc_out(spatial_shift(x, self.directions, self.border))
+        return self.fc_out(spatial_shift(x, self.directions, self.border, self.fraction))
 
 
 class ChannelMLP(nn.Module):
@@ -172,6 +182,7 @@ class S2MLP(nn.Module):
       expansion: hidden width of the channel MLPs over `dim`.
       shift: the direction of each group of channels, see `spatial_shift`.
       border: see `spatial_shift`.
+      shift_fraction: part of the channels that the shift moves.
       norm: "layer_norm", or "affine", as in the paper's deep model.
       norm_position: in a block, "post" (the paper's) or "pre".
       norm_eps: of layer_norm.
@@ -195,6 +206,7 @@ class S2MLP(nn.Module):
         expansion: int = 4,
         shift: Sequence[str] = PATTERN_A,
         border: str = "keep",
+        shift_fraction: float = 1.0,
         norm: str = "layer_norm",
         norm_position: str = "post",
         norm_eps: float = 1e-5,
@@ -226,7 +238,7 @@ class S2MLP(nn.Module):
 
         def block(number: int) -> nn.Module:
             part = number / max(depth - 1, 1) if drop_path_rule == "linear" else 1.0
-            mixer = skip(SpatialShiftMLP(dim, shift, border), part * drop_path)
+            mixer = skip(SpatialShiftMLP(dim, shift, border, shift_fraction), part * drop_path)
             mlp = skip(ChannelMLP(dim, expansion * dim), part * drop_path)
             return nn.Sequential(OrderedDict(mixer=mixer, mlp=mlp))
 

@@ -4,7 +4,6 @@ import typing
 
 from s2mlp_jax.export.torch_weights import from_torch, to_torch
 from s2mlp_jax.models import get_variant
-from s2mlp_jax.models.variants import field_types
 from s2mlp_jax.saved.pretrained import read_any
 from s2mlp_jax.saved.weights_file import (
     Weights,
@@ -34,8 +33,7 @@ def import_weights(
     check_ending(output, (".safetensors",))
     variant = get_variant(name, **fields)
     variables = from_torch(variant, read_state_dict(source), num_classes, image_size)
-    all_fields = {field: getattr(variant, field) for field in field_types()}
-    weights = Weights(variables, name, num_classes, image_size, all_fields)
+    weights = Weights(variables, name, num_classes, image_size, variant.fields())
     write_weights(output, weights)
     return weights
 

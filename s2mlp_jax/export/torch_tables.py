@@ -40,7 +40,7 @@ def _blocks(variant: "Variant") -> Iterator[tuple[str, str]]:
 
 
 def _mlp_mixer(variant: "Variant") -> list[Entry]:
-    dim, hidden = variant.dim, int(variant.token_expansion * variant.dim)
+    dim, hidden = variant.dim, int(variant.field("token_expansion") * variant.dim)
     entries = patches("stem.proj", variant.patch_size, dim)
     for ours, torch in _blocks(variant):
         entries += [
@@ -145,7 +145,7 @@ _PRE_NORM: dict[str, typing.Any] = {
     "position": "none",
 }
 
-# The token mixer of a variant -> its family.
+# The token mixer of a variant, or "resnet" -> its family.
 FAMILIES: dict[str, Family] = {
     "token_mlp": Family("MLP-Mixer", _mlp_mixer, {**_PRE_NORM, "layer_scale": 0.0}),
     "token_linear": Family("ResMLP", _resmlp, {**_PRE_NORM, "norm": "affine"}),
@@ -154,7 +154,7 @@ FAMILIES: dict[str, Family] = {
         _deit,
         {**_PRE_NORM, "layer_scale": 0.0, "pool": "class_token", "position": "learned"},
     ),
-    "bottleneck": Family("ResNet", _resnet, {"patch_size": 4, "expansion": 4}),
+    "resnet": Family("ResNet", _resnet, {"patch_size": 4, "expansion": 4}),
 }
 
 # What ends the name of an array in a state dict that is no weight: a counter of batch norms.
@@ -167,19 +167,19 @@ def table(variant: "Variant") -> list[Entry]:
     Raises:
       ValueError: timm has no such family, or it differs from the variant in more than sizes.
     """
-    if variant.mixer not in FAMILIES:
+    kind = "resnet" if variant.skeleton == "resnet" else variant.mixer
+    if kind not in FAMILIES:
         allowed = ", ".join(f"{family.label} ({mixer})" for mixer, family in FAMILIES.items())
         raise ValueError(
-            f"There is no PyTorch model to go with the token mixer {variant.mixer}. "
-            f"Allowed are {allowed}."
+            f"There is no PyTorch model to go with the token mixer {kind}. Allowed are {allowed}."
         )
-    family = FAMILIES[variant.mixer]
+    family = FAMILIES[kind]
     other = [
         f"{field} is {getattr(variant, field)!r}, there {value!r}"
         for field, value in family.skeleton.items()
         if getattr(variant, field) != value
     ]
-    if variant.mixer == "token_linear" and not variant.layer_scale:
+    if kind == "token_linear" and not variant.layer_scale:
         other.append("layer_scale is 0.0, there are scales")
     if other:
         raise ValueError(f"timm's {family.label} is another model: {'; '.join(other)}.")

@@ -37,7 +37,7 @@ def build(
     variant: Variant, num_classes: int, dtype: typing.Any = jnp.float32, remat: bool = False
 ) -> Model:
     """Makes the model of a variant; `remat` is as in `Backbone`."""
-    skeleton = ResNet if variant.mixer == "bottleneck" else Backbone
+    skeleton = ResNet if variant.skeleton == "resnet" else Backbone
     return skeleton(variant, num_classes, dtype, remat)
 
 

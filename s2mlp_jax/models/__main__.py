@@ -88,7 +88,7 @@ def variant_table() -> str:
         size, channels, classes = INPUTS.get(name, _IMAGENET)
         printed_params, printed_macs, note = _PRINTED.get(name, ("", "", ""))
         cost = variant_cost(v, size, classes, channels)
-        of_paper = v.mixer == "shift" and name in _PRINTED
+        of_paper = v.skeleton == "metaformer" and v.mixer == "shift" and name in _PRINTED
         lines.append(
             f"{name:<18}{f'{size}x{size}x{channels}':>12}{classes:>9}{cost.parameters:>13,}"
             f"{f'{paper_parameters(v):,}' if of_paper else '-':>12}{printed_params or '-':>9}"

@@ -5,8 +5,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from s2mlp_jax.models import layers, token_mixers
+from s2mlp_jax.models import layers
+from s2mlp_jax.models.mixers import SpatialShift
 from s2mlp_jax.models.precision import add
 from s2mlp_jax.models.spatial_shift import directions_of_channels
 from s2mlp_jax.models.variant import Variant
@@ -42,7 +44,7 @@ class Block(nn.Module):
                 y = scale(y)
             return x + layers.drop_path(self.drop_path)(y, deterministic=not train)
 
-        x = skip(x, token_mixers.make(v, self.stage, self.dtype, "mixer"), "mixer")
+        x = skip(x, v.token_mixer(self.stage, self.dtype, "mixer"), "mixer")
         draw = layers.INITS[v.init].linear
         return skip(x, layers.ChannelMLP(v.expansion, draw, self.dtype, name="mlp"), "mlp")
 
@@ -52,15 +54,12 @@ def shift_variables(variant: Variant) -> Any:
 
     Models that differ in their pattern alone are then one program, and can be stacked.
     """
-    dims = [
-        dim
-        for depth, dim in zip(variant.depths, variant.dims, strict=True)
-        for _ in range(depth if variant.mixer == "shift" else 0)
-    ]
-    return {
-        f"block_{i:02d}": {"mixer": {"directions": directions_of_channels(variant.shift, dim)}}
-        for i, dim in enumerate(dims)
-    }
+    mixer = variant.mixer_as(SpatialShift)
+    if mixer is None:
+        return {}
+    dims = np.repeat(variant.dims, variant.depths)  # of each block
+    patterns = [directions_of_channels(mixer.shift, dim, mixer.shift_fraction) for dim in dims]
+    return {f"block_{i:02d}": {"mixer": {"directions": x}} for i, x in enumerate(patterns)}
 
 
 class Backbone(nn.Module):

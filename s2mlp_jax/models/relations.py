@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s2mlp_jax.models import token_mixers
 from s2mlp_jax.models.backbone import Block
+from s2mlp_jax.models.mixers import MIXERS
 from s2mlp_jax.models.variant import Variant
 
 GRID = 9  # tokens a side
@@ -23,32 +23,9 @@ _BASE = Variant(depth=1, dim=_DIM, norm="affine", affine_init=1.0, drop_path=0.0
 
 # Row of the table -> the fields that choose the mixer.
 ROWS: dict[str, Mapping[str, typing.Any]] = {
-    "token-mixing MLP (MLP-Mixer)": {"mixer": "token_mlp"},
-    "linear layer over tokens (ResMLP)": {"mixer": "token_linear"},
-    "depthwise convolution 3x3": {"mixer": "depthwise"},
-    "spatial shift (a)": {"shift": "a"},
-    "spatial shift (b)": {"shift": "b"},
-    "spatial shift (e)": {"shift": "e"},
-    "no shift": {"shift": "none"},
-    "two shifts, mean (S²-MLPv2)": {"mixer": "split_shift", "fusion": "mean"},
-    "two shifts, split attention (S²-MLPv2)": {"mixer": "split_shift"},
-    "axial shift of 5 (AS-MLP)": {"mixer": "axial_shift", "border": "zero"},
-    "permutation, sum (ViP)": {"mixer": "permute", "segments": GRID, "fusion": "sum"},
-    "permutation, split attention (ViP)": {"mixer": "permute", "segments": GRID},
-    "self-attention (ViT)": {"mixer": "attention", "head_dim": 6},
-}
-
-
-# Mixer -> its layers over channels alone; what is left of its weights mixes tokens.
-_OVER_CHANNELS: dict[str, tuple[str, ...]] = {
-    "shift": ("fc_in", "fc_out"),
-    "depthwise": ("fc_in", "fc_out"),
-    "token_mlp": (),
-    "token_linear": (),
-    "split_shift": ("fc_in", "fc_out"),
-    "axial_shift": ("fc_in", "fc_width", "fc_height", "fc_out"),
-    "permute": ("fc_out",),
-    "attention": ("qkv", "fc_out"),
+    row: {"mixer": name, **fields}
+    for name, mixer in MIXERS.items()
+    for row, fields in mixer.relations.items()
 }
 
 
@@ -75,7 +52,7 @@ def relate(fields: Mapping[str, typing.Any], seed: int = 0) -> Relation:
       fields: of the variant, as in `ROWS`.
       seed: of weights and tokens.
     """
-    variant = dataclasses.replace(_BASE, **fields)
+    variant = _BASE.replace(**fields)
     rng = np.random.default_rng(seed)
     # On a CPU: other devices have no float64, or one with the exponents of float32.
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
@@ -87,21 +64,22 @@ def relate(fields: Mapping[str, typing.Any], seed: int = 0) -> Relation:
 
         # The mixer alone, its layers over channels passing what they get; at equal tokens, so that
         # a difference between two places or channels is one of weights.
-        mixer = token_mixers.make(variant, 0, jnp.float64, "mixer")
-        inner = {"params": _pass_channels(weights["params"]["mixer"], variant.mixer)}
+        mixer = variant.token_mixer(0, jnp.float64)
+        weights_of_mixer = weights.get("params", {}).get("mixer", {})
+        inner = {"params": _pass_channels(weights_of_mixer, mixer.channel_layers)}
         one = jnp.ones_like(noise)
         jacobian = np.asarray(jax.jacrev(lambda x: mixer.apply(inner, x)[0])(one)[..., 0, :, :, :])
     return Relation(field, not _same_everywhere(jacobian), not _same_in_all_channels(jacobian))
 
 
-def _pass_channels(params: typing.Any, mixer: str) -> typing.Any:
+def _pass_channels(params: typing.Any, channel_layers: tuple[str, ...]) -> typing.Any:
     """The weights of a mixer, without biases, and its layers over channels made the identity."""
 
     def change(path: typing.Any, x: jax.Array) -> jax.Array:
         names = [part.key for part in path]
         if names[-1] == "bias":
             return jnp.zeros_like(x)
-        if len(names) == 2 and names[0] in _OVER_CHANNELS[mixer]:
+        if len(names) == 2 and names[0] in channel_layers:
             return jnp.tile(jnp.eye(_DIM), (1, x.shape[1] // _DIM))
         return x
 

@@ -82,6 +82,23 @@ def group_sizes(channels: int, groups: int) -> tuple[int, ...]:
     return tuple(size + (i < rest) for i in range(groups))
 
 
+def check_pattern(pattern: str, channels: int, fraction: float = 1.0) -> None:
+    """Checks that `spatial_shift` can shift so many channels.
+
+    Raises:
+      ValueError: unknown pattern, a fraction that is not in (0, 1], or more groups than channels
+        that move.
+    """
+    if not 0.0 < fraction <= 1.0:
+        raise ValueError(f"shift_fraction must be in (0, 1], got {fraction}.")
+    group_sizes(moved_channels(channels, fraction), len(parse_pattern(pattern)))
+
+
+def moved_channels(channels: int, fraction: float) -> int:
+    """Returns how many channels a fraction of them is, rounded to the nearest integer."""
+    return round(fraction * channels)
+
+
 def _shift_group(x: jax.Array, direction: str, border: str) -> jax.Array:
     """Moves all channels of `x` (b, h, w, c) one token in one direction."""
     rows, cols = DIRECTIONS[direction]
@@ -99,7 +116,9 @@ def _shift_group(x: jax.Array, direction: str, border: str) -> jax.Array:
     return jnp.where(outside[None, :, :, None], instead, moved)
 
 
-def spatial_shift(x: jax.Array, pattern: str = "a", border: str = "keep") -> jax.Array:
+def spatial_shift(
+    x: jax.Array, pattern: str = "a", border: str = "keep", fraction: float = 1.0
+) -> jax.Array:
     """Shifts channel groups by one token each (Equation 3 and Algorithm 1 of the paper).
 
     Out of place: an in-place version overwrites what it still has to read and smears the
@@ -113,32 +132,40 @@ def spatial_shift(x: jax.Array, pattern: str = "a", border: str = "keep") -> jax
         "up" to the smaller row index.
       border: what a token gets whose source lies outside the grid: "keep" its own value
         (Algorithm 1), "zero", or "circular", the token at the opposite edge.
+      fraction: part of the channels, in (0, 1], that the pattern moves; the others stay, and come
+        last. ShiftViT (arXiv 2201.10801) moves a third of them, in the order left, right, up,
+        down, with a border of zeros.
 
     Returns:
       (b, h, w, c), same dtype.
 
     Raises:
-      ValueError: unknown pattern or border, more groups than channels, or x not 4-D.
+      ValueError: unknown pattern or border, a fraction that is not allowed, more groups than
+        channels that move, or x not 4-D.
     """
-    directions = parse_pattern(pattern)
     check_border(border)
     if x.ndim != 4:
         raise ValueError(f"spatial_shift expects (b, h, w, c), got shape {x.shape}.")
-    sizes = group_sizes(x.shape[-1], len(directions))
-    groups = jnp.split(x, np.cumsum(sizes)[:-1], axis=-1)
+    check_pattern(pattern, x.shape[-1], fraction)
+    directions = parse_pattern(pattern)
+    moved = moved_channels(x.shape[-1], fraction)
+    sizes = group_sizes(moved, len(directions))
+    *groups, rest = jnp.split(x, np.cumsum(sizes), axis=-1)
     shifted = [_shift_group(g, d, border) for g, d in zip(groups, directions, strict=True)]
-    return jnp.concatenate(shifted, axis=-1)
+    return jnp.concatenate([*shifted, rest] if rest.shape[-1] else shifted, axis=-1)
 
 
-def directions_of_channels(pattern: str, channels: int) -> np.ndarray:
+def directions_of_channels(pattern: str, channels: int, fraction: float = 1.0) -> np.ndarray:
     """Returns each channel's direction as its number in `DIRECTIONS`, (c,) int32.
 
     Raises:
-      ValueError: unknown pattern, or more groups than channels.
+      ValueError: as `check_pattern` does.
     """
-    directions = parse_pattern(pattern)
-    numbers = [list(DIRECTIONS).index(direction) for direction in directions]
-    return np.repeat(np.array(numbers, np.int32), group_sizes(channels, len(directions)))
+    check_pattern(pattern, channels, fraction)
+    directions, moved = parse_pattern(pattern), moved_channels(channels, fraction)
+    names = [*directions, "stay"]
+    sizes = [*group_sizes(moved, len(directions)), channels - moved]
+    return np.repeat([list(DIRECTIONS).index(name) for name in names], sizes).astype(np.int32)
 
 
 def shift_channels(x: jax.Array, directions: jax.Array, border: str = "keep") -> jax.Array:

@@ -1,45 +1,27 @@
-"""What an architecture is: the fields of the one skeleton, and what is allowed in them."""
+"""What an architecture is: the fields of a model, and what is allowed in them."""
 
 import dataclasses
 import math
+import typing
+from collections.abc import Mapping
 
-from s2mlp_jax.models.axial_shift import AXIAL_BORDERS
-from s2mlp_jax.models.layers import INITS, NORMS, drop_path_rates
-from s2mlp_jax.models.spatial_shift import BORDERS, group_sizes, parse_pattern
+import jax.numpy as jnp
+from flax.core import FrozenDict
 
-# Mixer -> the fields that it reads, of those that not all do. "bottleneck" is a whole ResNet,
-# which has no mixer, and a skeleton of its own.
-MIXER_FIELDS: dict[str, tuple[str, ...]] = {
-    "shift": ("shift", "border"),
-    "depthwise": ("border", "depthwise_init"),
-    "token_mlp": ("token_expansion",),
-    "token_linear": (),
-    "split_shift": ("border", "branches", "fusion"),
-    "axial_shift": ("border", "shift_size", "dilation"),
-    "permute": ("segments", "branches", "fusion"),
-    "attention": ("head_dim",),
-    "bottleneck": (),
-}
+from s2mlp_jax.models import mixers
+from s2mlp_jax.models.layers import INITS, NORMS, Dtype, drop_path_rates
+from s2mlp_jax.models.mixers import MIXERS, TokenMixer
 
-# Mixer -> the branches that it sums, of which a variant may leave some out.
-BRANCHES: dict[str, tuple[str, ...]] = {
-    "split_shift": ("shift1", "shift2", "identity"),
-    "permute": ("height", "width", "channel"),
-}
+_Mixer = typing.TypeVar("_Mixer", bound=TokenMixer)
 
-# Of the skeleton, what a ResNet has otherwise, or not at all.
+# Fields that a ResNet has in another form, or not at all.
 NOT_RESNET = (
-    *("norm", "norm_position", "affine_init", "layer_scale", "embed_norm", "final_norm"),
+    *("mixer", "norm", "norm_position", "affine_init", "layer_scale", "embed_norm", "final_norm"),
     *("downsample", "pool", "position"),
 )
 
-# Mixers that a row of tokens suits: they know no rows and columns.
-_GRIDLESS = ("attention", "token_mlp", "token_linear")
-
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "mixer": tuple(MIXER_FIELDS),
-    "depthwise_init": ("normal", "shift"),
-    "fusion": ("split_attention", "mean", "sum"),
+    "skeleton": ("metaformer", "resnet"),
     "norm": NORMS,
     "norm_position": ("post", "pre"),
     "downsample": ("embed", "merge"),
@@ -67,20 +49,13 @@ class Variant:
     expansion: int = 4  # hidden width of the channel MLP over dim, r
     patch_size: int = 16  # pixels, p
 
-    # How tokens talk: a key of MIXER_FIELDS, and what belongs to some of them.
+    # The token mixer, a key of mixers.MIXERS, and values of the mixers' fields; a field that is
+    # not among them has the default of the mixer's class.
     mixer: str = "shift"
-    shift: str = "a"  # Table 7: a..j, none, or directions joined by "+"
-    border: str = "keep"  # Algorithm 1: keep; also zero, circular; axial_shift: AXIAL_BORDERS
-    depthwise_init: str = "normal"  # or shift: the kernels that make it the spatial shift (a)
-    token_expansion: float = 0.5  # hidden width of the token MLP over dim (MLP-Mixer)
-    shift_size: int = 5  # chunks of the axial shift (AS-MLP)
-    dilation: int = 1  # tokens between their offsets
-    branches: str = ""  # joined by "+", out of BRANCHES; "" for all (S²-MLPv2, ViP)
-    fusion: str = "split_attention"  # of the branches; or mean, sum
-    segments: int = 0  # tokens a side that permute is made for, in the first stage (ViP)
-    head_dim: int = 64  # channels a head of attention
+    mixer_fields: Mapping[str, typing.Any] = FrozenDict()
 
-    # The skeleton around it.
+    # The skeleton around it: metaformer (blocks of token mixer and channel MLP), or resnet.
+    skeleton: str = "metaformer"
     norm: str = "layer_norm"  # or affine (ResMLP's), as in the deep variant; group_norm
     norm_position: str = "post"  # x + norm(f(x)), Figure 1; or pre, x + f(norm(x))
     norm_eps: float = 1e-5  # (open) of layer_norm and group_norm
@@ -96,12 +71,13 @@ class Variant:
     drop_path_rule: str = "linear"  # (open) linear in depth, or constant
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "mixer_fields", FrozenDict(self.mixer_fields))
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(
                     f"Unknown {name} {getattr(self, name)!r}. Allowed are {', '.join(allowed)}."
                 )
-        for name in ("depth", "dim", "expansion", "patch_size", "shift_size", "dilation"):
+        for name in ("depth", "dim", "expansion", "patch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         later = (*self.later_depths, *self.later_dims)
@@ -115,59 +91,88 @@ class Variant:
                 f"later_depths {self.later_depths} and later_dims {self.later_dims} "
                 "must be of the same length, one entry for each stage after the first."
             )
-        if self.pool == "class_token" and (self.mixer not in _GRIDLESS or later):
-            raise ValueError(
-                "pool class_token makes a row of the tokens, so it goes with one stage and the "
-                f"mixers {', '.join(_GRIDLESS)}, not with {self.mixer} in {len(self.dims)}."
-            )
         if not 0.0 <= self.drop_path < 1.0:
             raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}.")
         drop_path_rates(self.drop_path, self.depth, self.drop_path_rule)
-        for stage, dim in enumerate(self.dims):
-            self._check_mixer(stage, dim)
+        if self.skeleton == "resnet":
+            self._check_resnet()
+        else:
+            self._check_mixer()
 
-    def _check_mixer(self, stage: int, dim: int) -> None:
-        """Raises a ValueError if the mixer of a stage cannot be made with so many channels."""
-        uses = MIXER_FIELDS[self.mixer]
-        if "border" in uses:
-            borders = tuple(AXIAL_BORDERS) if self.mixer == "axial_shift" else BORDERS
-            if self.border not in borders:
-                raise ValueError(
-                    f"Unknown border {self.border!r} of {self.mixer}. "
-                    f"Allowed are {', '.join(borders)}."
-                )
-        if self.mixer == "shift":
-            group_sizes(dim, len(parse_pattern(self.shift)))
-        if self.mixer == "split_shift" or self.depthwise_init == "shift":
-            group_sizes(dim, 4)
-        if self.mixer == "token_mlp" and int(self.token_expansion * dim) < 1:
-            raise ValueError(f"token_expansion {self.token_expansion} of {dim} channels is none.")
-        if self.mixer in BRANCHES:
-            unknown = [name for name in self.branch_names if name not in BRANCHES[self.mixer]]
-            if unknown or len(set(self.branch_names)) < len(self.branch_names):
-                raise ValueError(
-                    f"branches {self.branches!r} of {self.mixer} must be some of "
-                    f"{', '.join(BRANCHES[self.mixer])}, each once, joined by '+'."
-                )
-        if self.mixer == "permute" and self.segments < 1:
-            raise ValueError(
-                "permute (ViP) is made for one size of the grid: set segments, the tokens a side, "
-                "which is the image size over the patch size."
-            )
-        if self.mixer == "permute" and (
-            self.segments >> stage < 1 or dim % (self.segments >> stage)
-        ):
-            raise ValueError(
-                f"The {self.segments >> stage} segments of stage {stage + 1} do not divide its "
-                f"{dim} channels."
-            )
-        if self.mixer == "attention" and (self.head_dim < 1 or dim % self.head_dim):
-            raise ValueError(f"head_dim {self.head_dim} does not divide {dim} channels.")
-        if self.mixer == "bottleneck" and self.patch_size not in (1, 4):
+    def _check_resnet(self) -> None:
+        if self.patch_size not in (1, 4):
             raise ValueError(
                 f"patch_size {self.patch_size} of a ResNet's stem must be 4 (7x7 convolution and "
                 "pooling) or 1 (3x3 convolution, for small images)."
             )
+
+    def _check_mixer(self) -> None:
+        if self.pool == "class_token" and (self.later_dims or not self._mixer_class.row_of_tokens):
+            rows = ", ".join(name for name, mixer in MIXERS.items() if mixer.row_of_tokens)
+            raise ValueError(
+                "pool class_token makes a row of the tokens, so it goes with one stage and the "
+                f"mixers {rows}, not with {self.mixer} in {len(self.dims)}."
+            )
+        if clash := mixers.own_fields(self._mixer_class).keys() & set(_SKELETON_FIELDS):
+            raise ValueError(
+                f"The token mixer {self.mixer} has a field {', '.join(sorted(clash))}, which is "
+                "one of the skeleton: give it another name."
+            )
+        for stage, dim in enumerate(self.dims):
+            mixer = self.token_mixer(stage)
+            for name, allowed in mixer.allowed.items():
+                if getattr(mixer, name) not in allowed:
+                    raise ValueError(
+                        f"Unknown {name} {getattr(mixer, name)!r} of {self.mixer}. "
+                        f"Allowed are {', '.join(allowed)}."
+                    )
+            mixer.check(dim)
+
+    @property
+    def _mixer_class(self) -> type[TokenMixer]:
+        return mixers.find_mixer(self.mixer)
+
+    def token_mixer(
+        self, stage: int = 0, dtype: Dtype = jnp.float32, name: str | None = None
+    ) -> TokenMixer:
+        """Makes the mixer of a stage: a module, which also has the mixer's fields and checks.
+
+        Raises:
+          ValueError: for an unknown mixer.
+        """
+        context = mixers.Context(stage, self.init, self.norm, self.norm_eps, dtype)
+        own = {field: self.field(field) for field in mixers.own_fields(self._mixer_class)}
+        return self._mixer_class(context, **own, name=name)
+
+    def mixer_as(self, kind: type[_Mixer]) -> _Mixer | None:
+        """Returns the token mixer if it is of this class; None for another one, or a ResNet."""
+        if self.skeleton == "resnet":
+            return None
+        mixer = self.token_mixer()
+        return mixer if isinstance(mixer, kind) else None
+
+    def field(self, name: str) -> typing.Any:
+        """Returns the value of a field, be it of the skeleton or of a mixer."""
+        if name in _SKELETON_FIELDS:
+            return getattr(self, name)
+        if name in self.mixer_fields:
+            return self.mixer_fields[name]
+        return mixers.default_of(name, self.mixer)
+
+    def fields(self) -> dict[str, typing.Any]:
+        """Returns the values of all fields, those of all registered mixers among them."""
+        return {name: self.field(name) for name in field_types()}
+
+    def replace(self, **fields: typing.Any) -> "Variant":
+        """Returns a copy with some fields changed, those of mixers among them.
+
+        Raises:
+          ValueError: for a value that is not allowed.
+        """
+        skeleton = {name: value for name, value in fields.items() if name in _SKELETON_FIELDS}
+        own = {name: value for name, value in fields.items() if name not in _SKELETON_FIELDS}
+        merged = FrozenDict({**self.mixer_fields, **own})
+        return dataclasses.replace(self, **skeleton, mixer_fields=merged)
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -185,23 +190,21 @@ class Variant:
 
         A ResNet rounds up, so that only its stem counts.
         """
-        if self.mixer == "bottleneck":
+        if self.skeleton == "resnet":
             return self.patch_size
         return int(self.patch_size * 2 ** len(self.later_dims))
 
     def unread(self) -> dict[str, str]:
         """Returns the fields that have no effect in this architecture, and why."""
+        if self.skeleton == "resnet":
+            names = (*NOT_RESNET, *mixers.mixer_fields())
+            return dict.fromkeys(names, "on a ResNet, which has its own skeleton")
         reasons = {}
-        for field in sorted(set().union(*MIXER_FIELDS.values())):
-            if field not in MIXER_FIELDS[self.mixer]:
-                readers = [mixer for mixer, fields in MIXER_FIELDS.items() if field in fields]
-                reasons[field] = (
-                    f"on the token mixer of this model, {self.mixer}; it is a field of "
-                    f"{', '.join(readers)}"
-                )
-        if self.mixer == "bottleneck":
-            reasons |= dict.fromkeys(NOT_RESNET, "on a ResNet, which has its own skeleton")
-            return reasons
+        for field in sorted(mixers.mixer_fields().keys() - mixers.own_fields(self._mixer_class)):
+            reasons[field] = (
+                f"on the token mixer of this model, {self.mixer}; it is a field of "
+                f"{', '.join(mixers.mixers_with(field))}"
+            )
         if (self.norm, self.norm_position) != ("affine", "post"):
             reasons["affine_init"] = "but with norm affine and norm_position post"
         if self.norm == "affine":
@@ -211,20 +214,17 @@ class Variant:
         return reasons
 
     @property
-    def branch_names(self) -> tuple[str, ...]:
-        """The branches that the mixer sums, in order; none for one that has none."""
-        return tuple(self.branches.split("+")) if self.branches else BRANCHES.get(self.mixer, ())
-
-    @property
     def bound_to_grid(self) -> str:
-        """Which weights fit one size of the grid only; "" for none: any size will do."""
-        if self.mixer in ("token_mlp", "token_linear", "permute"):
+        """Names the weights that depend on the grid size; "" if none do."""
+        if self.skeleton == "resnet":
+            return ""
+        if self._mixer_class.bound_to_grid:
             return f"the token mixer's ({self.mixer})"
         return "the position embedding's" if self.position == "learned" else ""
 
     @property
     def not_a_multiple(self) -> str:
-        """What is said of an image size that is none of the stride."""
+        """Error text for an image size that is not a multiple of the stride."""
         stages = f" times 2 for each of {len(self.later_dims)} later stages"
         return (
             f"is not a multiple of {self.stride}, the patch size"
@@ -248,16 +248,33 @@ class Variant:
         """Returns the tokens a side of each stage for a square image.
 
         Raises:
-          ValueError: if the image size (pixels) is not a multiple of the stride, or permute is
-            made for another grid.
+          ValueError: if the image size (pixels) is not a multiple of the stride, or the token
+            mixer is made for another grid.
         """
         if image_size % self.stride:
             raise ValueError(f"image_size {image_size} {self.not_a_multiple}")
         grids = [math.ceil(image_size / (self.patch_size * 2**i)) for i in range(len(self.dims))]
-        if self.mixer == "permute" and grids[0] != self.segments:
-            raise ValueError(
-                f"image_size {image_size} gives {grids[0]}x{grids[0]} tokens, and this model is "
-                f"made for segments of {self.segments}: set segments to {grids[0]}, or image_size "
-                f"to {self.segments * self.patch_size}."
-            )
+        if self.skeleton == "metaformer":
+            try:
+                self.token_mixer().check_grid(grids[0])
+            except ValueError as error:
+                raise ValueError(
+                    f"image_size {image_size} gives {grids[0]}x{grids[0]} tokens, and {error}, or "
+                    "change image_size."
+                ) from None
         return grids
+
+
+_SKELETON_FIELDS = tuple(
+    field.name for field in dataclasses.fields(Variant) if field.name != "mixer_fields"
+)
+
+
+def field_types() -> dict[str, type]:
+    """Returns the type of every field of a model, in order; `tuple` for one of integers.
+
+    First those of the skeleton, then those of all registered mixers.
+    """
+    hints = typing.get_type_hints(Variant)
+    skeleton = {name: typing.get_origin(hints[name]) or hints[name] for name in _SKELETON_FIELDS}
+    return skeleton | mixers.mixer_fields()

@@ -1,11 +1,11 @@
 """Named variants: a table, each row citing the table of the paper that it comes from."""
 
-import dataclasses
 import difflib
 import types
 import typing
 
-from s2mlp_jax.models.variant import Variant
+from s2mlp_jax.models.mixers import find_mixer
+from s2mlp_jax.models.variant import Variant, field_types
 
 # The skeletons of the relatives; sources and open questions: docs/fidelity.md.
 _MIXER = Variant(  # MLP-Mixer, arXiv 2105.01601
@@ -49,7 +49,7 @@ _VIP = Variant(  # Vision Permutator, arXiv 2106.12368
     expansion=3,
     patch_size=7,
     mixer="permute",
-    segments=32,
+    mixer_fields={"segments": 32},
     norm_position="pre",
     embed_norm=False,
     final_norm=True,
@@ -62,7 +62,7 @@ _AS_MLP = Variant(  # AS-MLP, arXiv 2107.08391
     later_dims=(192, 384, 768),
     patch_size=4,
     mixer="axial_shift",
-    border="zero",
+    mixer_fields={"border": "zero"},
     norm="group_norm",
     norm_position="pre",
     final_norm=True,
@@ -89,14 +89,10 @@ _RESNET = Variant(  # ResNet, arXiv 1512.03385
     later_depths=(4, 6, 3),
     later_dims=(128, 256, 512),
     patch_size=4,
-    mixer="bottleneck",
+    skeleton="resnet",
     embed_norm=False,
     drop_path=0.0,
 )
-
-
-def _change(base: Variant, **fields: typing.Any) -> Variant:
-    return dataclasses.replace(base, **fields)
 
 
 VARIANTS: dict[str, Variant] = {
@@ -108,41 +104,41 @@ VARIANTS: dict[str, Variant] = {
     "s2mlp_cifar": Variant(depth=8, dim=128, patch_size=4),
     # S²-MLPv2, Tables 1 and 5.
     "s2mlp_v2_small_7": _V2,
-    "s2mlp_v2_medium_7": _change(_V2, depth=7, dim=256, later_depths=(17,), later_dims=(512,)),
-    "s2mlp_v2_small_14": _change(
-        _V2, depth=18, dim=384, later_depths=(), later_dims=(), patch_size=14
+    "s2mlp_v2_medium_7": _V2.replace(depth=7, dim=256, later_depths=(17,), later_dims=(512,)),
+    "s2mlp_v2_small_14": _V2.replace(
+        depth=18, dim=384, later_depths=(), later_dims=(), patch_size=14
     ),
     # MLP-Mixer, Table 1.
-    "mlp_mixer_s32": _change(_MIXER, patch_size=32),
+    "mlp_mixer_s32": _MIXER.replace(patch_size=32),
     "mlp_mixer_s16": _MIXER,
-    "mlp_mixer_b32": _change(_MIXER, depth=12, dim=768, patch_size=32),
-    "mlp_mixer_b16": _change(_MIXER, depth=12, dim=768),
-    "mlp_mixer_l16": _change(_MIXER, depth=24, dim=1024),
+    "mlp_mixer_b32": _MIXER.replace(depth=12, dim=768, patch_size=32),
+    "mlp_mixer_b16": _MIXER.replace(depth=12, dim=768),
+    "mlp_mixer_l16": _MIXER.replace(depth=24, dim=1024),
     # ResMLP, Table 1; the layer scale by depth as in its code.
     "resmlp_12": _RESMLP,
-    "resmlp_24": _change(_RESMLP, depth=24, layer_scale=1e-5),
-    "resmlp_36": _change(_RESMLP, depth=36, layer_scale=1e-6),
+    "resmlp_24": _RESMLP.replace(depth=24, layer_scale=1e-5),
+    "resmlp_36": _RESMLP.replace(depth=36, layer_scale=1e-6),
     # ViP, Table 1; Large/7 as in its code: the table's 9 + 27 blocks are not its 88M.
-    "vip_small_14": _change(
-        _VIP, depth=18, dim=384, later_depths=(), later_dims=(), patch_size=14, segments=16
+    "vip_small_14": _VIP.replace(
+        depth=18, dim=384, later_depths=(), later_dims=(), patch_size=14, segments=16
     ),
     "vip_small_7": _VIP,
-    "vip_medium_7": _change(
-        _VIP, depth=7, dim=256, later_depths=(17,), later_dims=(512,), drop_path=0.2
+    "vip_medium_7": _VIP.replace(
+        depth=7, dim=256, later_depths=(17,), later_dims=(512,), drop_path=0.2
     ),
-    "vip_large_7": _change(
-        _VIP, depth=8, dim=256, later_depths=(28,), later_dims=(512,), drop_path=0.3
+    "vip_large_7": _VIP.replace(
+        depth=8, dim=256, later_depths=(28,), later_dims=(512,), drop_path=0.3
     ),
     # AS-MLP, Table 1.
     "as_mlp_t": _AS_MLP,
-    "as_mlp_s": _change(_AS_MLP, later_depths=(2, 18, 2), drop_path=0.3),
-    "as_mlp_b": _change(
-        _AS_MLP, dim=128, later_depths=(2, 18, 2), later_dims=(256, 512, 1024), drop_path=0.5
+    "as_mlp_s": _AS_MLP.replace(later_depths=(2, 18, 2), drop_path=0.3),
+    "as_mlp_b": _AS_MLP.replace(
+        dim=128, later_depths=(2, 18, 2), later_dims=(256, 512, 1024), drop_path=0.5
     ),
     # DeiT, Table 1: ViT with 64 channels a head.
     "deit_ti": _DEIT,
-    "deit_s": _change(_DEIT, dim=384),
-    "deit_b": _change(_DEIT, dim=768),
+    "deit_s": _DEIT.replace(dim=384),
+    "deit_b": _DEIT.replace(dim=768),
     # ResNet, Table 1.
     "resnet_50": _RESNET,
 }
@@ -151,12 +147,6 @@ VARIANTS: dict[str, Variant] = {
 def list_models() -> list[str]:
     """Returns the names that `create_model` knows."""
     return list(VARIANTS)
-
-
-def field_types() -> dict[str, type]:
-    """Returns the type of every field of `Variant`, in order; `tuple` for one of integers."""
-    hints = typing.get_type_hints(Variant)
-    return {name: typing.get_origin(hint) or hint for name, hint in hints.items()}
 
 
 def get_variant(name: str, **overrides: typing.Any) -> Variant:
@@ -170,6 +160,11 @@ def get_variant(name: str, **overrides: typing.Any) -> Variant:
         close = difflib.get_close_matches(name, VARIANTS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"Unknown model {name!r}. Allowed are {', '.join(VARIANTS)}.{hint}")
+    if overrides.get("mixer") == "bottleneck":  # what a ResNet was called up to version 0.2
+        del overrides["mixer"]
+        overrides["skeleton"] = "resnet"
+    if isinstance(mixer := overrides.get("mixer", "shift"), str):
+        find_mixer(mixer)  # before its fields, which would be unknown as well
     types_ = field_types()
     for field, value in overrides.items():
         if field not in types_:
@@ -177,7 +172,7 @@ def get_variant(name: str, **overrides: typing.Any) -> Variant:
         _check_type(field, value, types_[field])
         if types_[field] is tuple:
             overrides[field] = tuple(value)
-    variant = dataclasses.replace(VARIANTS[name], **overrides)
+    variant = VARIANTS[name].replace(**overrides)
     _check_read(name, variant)
     return variant
 
@@ -198,5 +193,5 @@ def _check_type(field: str, value: typing.Any, kind: type) -> None:
 def _check_read(name: str, variant: Variant) -> None:
     """Raises a ValueError if a field was changed that has no effect in the variant."""
     for field, reason in variant.unread().items():
-        if getattr(variant, field) != getattr(VARIANTS[name], field):
+        if variant.field(field) != VARIANTS[name].field(field):
             raise ValueError(f"{field} has no effect {reason}.")

@@ -9,7 +9,6 @@ import ml_collections
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.data.split import public_name
 from s2mlp_jax.models.cost import variant_cost
-from s2mlp_jax.models.variants import field_types
 from s2mlp_jax.saved.checkpoints import Checkpoints
 from s2mlp_jax.saved.metrics import read_metrics
 from s2mlp_jax.saved.model_folder import ModelFolder
@@ -63,7 +62,7 @@ def read_run(workdir: pathlib.Path, checkpoint: str, last: bool = False) -> Mode
         config.model.name,
         len(class_names),
         config.data.image_size,
-        {field: config.model[field] for field in field_types()},
+        _fields(config),
     )
     training = _training(workdir, config, noted, weights, step, averaged)
     return ModelFolder(weights, _preprocessing(config.data), class_names, training)
@@ -72,8 +71,12 @@ def read_run(workdir: pathlib.Path, checkpoint: str, last: bool = False) -> Mode
 def describe_run(workdir: pathlib.Path) -> tuple[str, dict[str, typing.Any], Preprocessing]:
     """Returns a run's model, its fields, and its preprocessing, from its config alone."""
     config = config_lib.complete(read_config(workdir))
-    fields = {field: config.model[field] for field in field_types()}
-    return config.model.name, fields, _preprocessing(config.data)
+    return config.model.name, _fields(config), _preprocessing(config.data)
+
+
+def _fields(config: ml_collections.ConfigDict) -> dict[str, typing.Any]:
+    """Returns all fields of a completed config's model."""
+    return {field: value for field, value in config.model.to_dict().items() if field != "name"}
 
 
 def _preprocessing(data: ml_collections.ConfigDict) -> Preprocessing:

@@ -1,6 +1,5 @@
 """The weights that a run starts from, instead of drawn ones: `config.init_from`."""
 
-import dataclasses
 import pathlib
 import typing
 
@@ -108,7 +107,6 @@ def _tell(
         else f"a new head for {classes} other classes (there: {stored.num_classes})"
     )
     there = stored.variant
-    for field in dataclasses.fields(Variant):
-        old, new = getattr(there, field.name), getattr(variant, field.name)
-        if old != new:
-            yield f"not as there: model.{field.name} was {old!r}, is {new!r}"
+    for field, new in variant.fields().items():
+        if (old := there.field(field)) != new:
+            yield f"not as there: model.{field} was {old!r}, is {new!r}"

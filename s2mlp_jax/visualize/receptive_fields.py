@@ -8,6 +8,7 @@ import numpy as np
 
 from s2mlp_jax.models import Model, create_model
 from s2mlp_jax.models.layers import patchify
+from s2mlp_jax.models.mixers import SpatialShift
 from s2mlp_jax.models.spatial_shift import DIRECTIONS, check_border, parse_pattern
 from s2mlp_jax.train.restore import restore_run
 from s2mlp_jax.visualize.canvas import (
@@ -82,10 +83,11 @@ def receptive_field(
 
 
 def _check_drawable(model: Model) -> None:
-    if model.variant.mixer != "shift" or len(model.variant.dims) > 1:
+    if model.variant.mixer_as(SpatialShift) is None or len(model.variant.dims) > 1:
         raise ValueError(
             "Receptive fields are drawn of the spatial shift in one stage (token mixer shift); "
-            f"this model has {model.variant.mixer} in {len(model.variant.dims)}. For one block of "
+            f"this model is a {model.variant.skeleton} with {model.variant.mixer} in "
+            f"{len(model.variant.dims)}. For one block of "
             "the others: python -m s2mlp_jax.report relations."
         )
 
@@ -169,7 +171,7 @@ def token_gradients(
 
 def _page(subject: Subject, measured: list[np.ndarray]) -> "Figure":
     variant, grid = subject.model.variant, measured[0].shape
-    theory = reachable(variant.shift, variant.border, grid, len(measured))
+    theory = reachable(variant.field("shift"), variant.field("border"), grid, len(measured))
     shown = evenly(len(measured), _MOST_COLUMNS)
     figure = new_figure(max(1.75 * len(shown) + 1.0, 7.0), 5.2)
     ratios = [*[1.0] * len(shown), 0.06]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from s2mlp_jax.models.depthwise import shift_kernels
+from s2mlp_jax.models.mixers.depthwise import shift_kernels
 from s2mlp_jax.models.spatial_shift import (
     DIRECTIONS,
     PATTERNS,

@@ -7,6 +7,7 @@ import jax
 
 from s2mlp_jax.models import Model, init
 from s2mlp_jax.models.backbone import Block
+from s2mlp_jax.models.mixers import SpatialShift
 from s2mlp_jax.models.resnet import Bottleneck
 from s2mlp_jax.rng import stream_key
 from s2mlp_jax.train.restore import Restored
@@ -30,9 +31,11 @@ class Subject(typing.NamedTuple):
     def mixer(self) -> str:
         """Returns "shift (a), border keep", or the name of another mixer."""
         variant = self.model.variant
-        if variant.mixer != "shift":
-            return f"token mixer {variant.mixer}"
-        return f"shift {pattern_name(variant.shift)}, border {variant.border}"
+        mixer = variant.mixer_as(SpatialShift)
+        if mixer is None:
+            return f"token mixer {variant.mixer}" if variant.skeleton == "metaformer" else "ResNet"
+        part = "" if mixer.shift_fraction == 1.0 else f" of {mixer.shift_fraction:.0%} of channels"
+        return f"shift {pattern_name(mixer.shift)}{part}, border {mixer.border}"
 
 
 def fresh(name: str, model: Model, image_size: int, channels: int, seed: int) -> Subject:

@@ -118,7 +118,8 @@ def axial_shift(
 
 def _axial_mixer(x: np.ndarray, p: dict, v) -> np.ndarray:  # noqa: ANN001
     """Algorithm 1, inside of the first norm and the skip."""
-    shift = (v.shift_size, v.dilation, v.border)
+    mixer = v.token_mixer()
+    shift = (mixer.shift_size, mixer.dilation, mixer.border)
     x = _gelu(_group_norm(_linear(x, p["fc_in"]), p["norm_in"], v.norm_eps))
     left_right = _gelu(_linear(axial_shift(x, "width", *shift), p["fc_width"]))
     top_down = _gelu(_linear(axial_shift(x, "height", *shift), p["fc_height"]))
@@ -157,7 +158,7 @@ def as_mlp(params: dict, images: np.ndarray, v) -> Outputs:  # noqa: ANN001
 def _permute_mixer(x: np.ndarray, p: dict, v, segments: int) -> np.ndarray:  # noqa: ANN001
     """Section 3.2: layers over (height, s) and (width, s), the channels being (segment, s)."""
     b, h, w, c = x.shape
-    s = c // segments
+    s, mixer = c // segments, v.token_mixer()
     branches = {
         "height": np.zeros(x.shape),
         "width": np.zeros(x.shape),
@@ -165,14 +166,17 @@ def _permute_mixer(x: np.ndarray, p: dict, v, segments: int) -> np.ndarray:  # n
     }
     for n in range(segments):
         own = slice(n * s, (n + 1) * s)
-        for j in range(w if "height" in v.branch_names else 0):
+        for j in range(w if "height" in mixer.branch_names else 0):
             column = _linear(x[:, :, j, own].reshape(b, h * s), p["fc_height"], bias=False)
             branches["height"][:, :, j, own] = column.reshape(b, h, s)
-        for i in range(h if "width" in v.branch_names else 0):
+        for i in range(h if "width" in mixer.branch_names else 0):
             row = _linear(x[:, i, :, own].reshape(b, w * s), p["fc_width"], bias=False)
             branches["width"][:, i, :, own] = row.reshape(b, w, s)
     fused = _fuse(
-        [branches[name] for name in v.branch_names], p.get("fusion", {}), v.fusion, bias=True
+        [branches[name] for name in mixer.branch_names],
+        p.get("fusion", {}),
+        mixer.fusion,
+        bias=True,
     )
     return _linear(fused, p["fc_out"])
 
@@ -206,14 +210,15 @@ def _split_mixer(x: np.ndarray, p: dict, v) -> np.ndarray:  # noqa: ANN001
     width, height = 2, 1
     first = [(width, 1), (width, -1), (height, 1), (height, -1)]
     second = [(height, 1), (height, -1), (width, 1), (width, -1)]
-    parts = np.split(_linear(x, p["fc_in"]), len(v.branch_names), axis=-1)
+    mixer = v.token_mixer()
+    parts = np.split(_linear(x, p["fc_in"]), len(mixer.branch_names), axis=-1)
     made = {
-        "shift1": lambda part: _quarters(part, first, v.border),
-        "shift2": lambda part: _quarters(part, second, v.border),
+        "shift1": lambda part: _quarters(part, first, mixer.border),
+        "shift2": lambda part: _quarters(part, second, mixer.border),
         "identity": lambda part: part,
     }
-    branches = [made[name](part) for name, part in zip(v.branch_names, parts, strict=True)]
-    return _linear(_fuse(branches, p.get("fusion", {}), v.fusion, bias=False), p["fc_out"])
+    branches = [made[name](part) for name, part in zip(mixer.branch_names, parts, strict=True)]
+    return _linear(_fuse(branches, p.get("fusion", {}), mixer.fusion, bias=False), p["fc_out"])
 
 
 def permutator_or_v2(params: dict, images: np.ndarray, v) -> Outputs:  # noqa: ANN001

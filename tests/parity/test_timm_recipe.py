@@ -24,6 +24,7 @@ from s2mlp_jax.export.pytorch import _arguments
 from s2mlp_jax.export.torch_tables import table
 from s2mlp_jax.models import create_model, get_variant, init
 from s2mlp_jax.models.layers import drop_path, drop_path_rates
+from s2mlp_jax.models.mixers import SpatialShift
 from s2mlp_jax.models.variants import VARIANTS
 from s2mlp_jax.saved.arrays import flatten
 from s2mlp_jax.train import optim
@@ -512,7 +513,7 @@ OTHERS = ["s2mlp_wide", "s2mlp_deep", "s2mlp_v2_small_7", "vip_small_7", "as_mlp
 def test_weight_decay_of_the_others(name: str) -> None:
     """By timm's rule in PyTorch models as one writes them: as many arrays, of as many numbers."""
     variant = get_variant(name)
-    shift = variant.mixer == "shift"
+    shift = variant.mixer_as(SpatialShift) is not None
     with torch.device("meta"):
         model = S2MLP(**_arguments(variant, 1000, 3)) if shift else torch_models.Model(variant)
     theirs = their_decayed(model)

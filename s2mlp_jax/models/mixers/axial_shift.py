@@ -1,9 +1,13 @@
-"""The axial shift of AS-MLP (arXiv 2107.08391, section 3.2 and Algorithm 1)."""
+"""AS-MLP's token mixer (arXiv 2107.08391, section 3.2 and Algorithm 1)."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from s2mlp_jax.models.layer_cost import Cost, linear_cost, norm_cost
+from s2mlp_jax.models.layers import gelu
+from s2mlp_jax.models.mixers.base import TokenMixer, register
 from s2mlp_jax.models.precision import accumulator
 
 # What a token gets whose source lies outside the grid -> the mode of `jnp.pad` that gives it.
@@ -13,6 +17,42 @@ AXIAL_BORDERS: dict[str, str] = {
     "reflect": "reflect",
     "replicate": "edge",
 }
+
+
+@register("axial_shift")
+class AxialShift(TokenMixer):
+    """fc, norm, GELU, the two axial shifts with a layer each, their sum, norm, fc."""
+
+    border: str = "zero"  # a key of AXIAL_BORDERS
+    shift_size: int = 5  # chunks of the channels
+    dilation: int = 1  # tokens between the offsets of two chunks
+
+    channel_layers = ("fc_in", "fc_width", "fc_height", "fc_out")
+    allowed = {"border": tuple(AXIAL_BORDERS)}
+    relations = {"axial shift of 5 (AS-MLP)": {"border": "zero"}}
+
+    def check(self, dim: int) -> None:
+        """Raises a ValueError for fewer than one chunk, or a dilation below 1."""
+        for name in ("shift_size", "dilation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+    def cost(self, dim: int, tokens: int) -> Cost:
+        """Counts the four linear layers and the two norms."""
+        return linear_cost(dim, dim, tokens) * 4 + norm_cost(dim) * 2
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps tokens (b, h, w, c) to (b, h, w, c)."""
+        c = x.shape[-1]
+
+        def shifted(x: jax.Array, axis: int, name: str) -> jax.Array:
+            moved = axial_shift(x, axis, self.shift_size, self.dilation, self.border)
+            return gelu(self.linear(moved, c, name))
+
+        x = gelu(self.norm(self.linear(x, c, "fc_in"), "norm_in"))
+        y = shifted(x, 2, "fc_width") + shifted(x, 1, "fc_height")
+        return self.linear(self.norm(y, "norm_out"), c, "fc_out")
 
 
 def chunk_offsets(channels: int, shift_size: int, dilation: int) -> list[tuple[int, int]]:

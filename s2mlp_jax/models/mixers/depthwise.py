@@ -1,11 +1,52 @@
 """The depthwise 3x3 convolution that section 3.3 of the paper compares the shift with."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from s2mlp_jax.models.layer_cost import Cost, linear_cost
+from s2mlp_jax.models.layers import gelu
+from s2mlp_jax.models.mixers.base import TokenMixer, register
 from s2mlp_jax.models.precision import accumulator, in_float32
-from s2mlp_jax.models.spatial_shift import DIRECTIONS, group_sizes, parse_pattern
+from s2mlp_jax.models.spatial_shift import BORDERS, DIRECTIONS, group_sizes, parse_pattern
+
+
+@register("depthwise")
+class Depthwise(TokenMixer):
+    """fc1, GELU, a depthwise 3x3 convolution in the shift's place (section 3.3), fc2.
+
+    The convolution has no bias, so that the weights of `shift_as_depthwise` make it the shift.
+    """
+
+    border: str = "keep"
+    depthwise_init: str = "normal"  # or shift: the kernels that make it the spatial shift (a)
+
+    channel_layers = ("fc_in", "fc_out")
+    allowed = {"border": BORDERS, "depthwise_init": ("normal", "shift")}
+    relations = {"depthwise convolution 3x3": {}}
+
+    def check(self, dim: int) -> None:
+        """Raises a ValueError if the kernels of the shift have more groups than channels."""
+        if self.depthwise_init == "shift":
+            group_sizes(dim, 4)
+
+    def cost(self, dim: int, tokens: int) -> Cost:
+        """Counts the two linear layers and the kernels."""
+        return linear_cost(dim, dim, tokens) * 2 + Cost(9 * dim, 9 * dim * tokens)
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps tokens (b, h, w, c) to (b, h, w, c)."""
+        c = x.shape[-1]
+        x = gelu(self.linear(x, c, "fc_in"))
+        draw = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=(0, 1))
+        if self.depthwise_init == "shift":
+            kernel = self.param("kernel", lambda _: jnp.asarray(shift_as_depthwise("a", c)))
+        else:
+            kernel = self.param("kernel", draw, (3, 3, c))
+        x = depthwise_convolution(x, kernel, self.border)
+        return self.linear(x, c, "fc_out")
 
 
 def shift_kernels(pattern: str) -> np.ndarray:

@@ -1,0 +1,50 @@
+"""A control that does not learn: a fixed random mixing (MetaFormer's RandFormer, 2210.13452)."""
+
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from s2mlp_jax.models.layer_cost import Cost
+from s2mlp_jax.models.mixers.base import TokenMixer, register
+from s2mlp_jax.models.precision import product
+
+
+@register("random")
+class Random(TokenMixer):
+    """Multiplies the n tokens by a fixed matrix (n, n), each block by another one.
+
+    Its rows are softmaxes of numbers between 0 and 1. It is drawn anew wherever the model is
+    made, from `mixing_seed` and the name of the block, and is no parameter.
+    """
+
+    mixing_seed: int = 0  # of the matrices; the run's seed does not change them
+
+    bound_to_grid = True
+    row_of_tokens = True
+    relations = {"random matrix (RandFormer)": {}}
+
+    def check(self, dim: int) -> None:
+        """Raises a ValueError for a negative seed."""
+        if self.mixing_seed < 0:
+            raise ValueError(f"mixing_seed must be at least 0, got {self.mixing_seed}.")
+
+    def cost(self, dim: int, tokens: int) -> Cost:
+        """Counts the product with the matrix, which has no trained numbers."""
+        return Cost(macs=tokens**2 * dim)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps tokens (b, h, w, c) to (b, h, w, c)."""
+        b, h, w, c = x.shape
+        matrix = jnp.asarray(random_mixing(h * w, self.mixing_seed, "/".join(self.path)))
+        mixed = product("bnc,nm->bmc", x.reshape(b, h * w, c), matrix)
+        return mixed.astype(x.dtype).reshape(x.shape)
+
+
+def random_mixing(tokens: int, seed: int, name: str) -> np.ndarray:
+    """Returns the matrix (n, n), float32, whose column m holds the weights of output token m."""
+    # numpy's generator, whose numbers are the same in every version and on every device.
+    rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
+    weights = np.exp(rng.random((tokens, tokens)))
+    return (weights / weights.sum(axis=0)).astype(np.float32)
