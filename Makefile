@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 # Tests run side by side, each worker with eight devices of its own; who is done takes from others.
-PYTEST = $(VENV)/bin/python -m pytest -n auto --maxprocesses=4 --dist=worksteal --durations=20
+PYTEST = $(VENV)/bin/python -m pytest -n auto --maxprocesses=4 --dist=worksteal --durations=10
 
 .PHONY: setup train test test-core lint docs clean
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.conftest import QUICK_COMPILATION
 from tests.helpers import ROOT, assert_same_run, read_lines, read_state, tiny_flags
 
 pytestmark = pytest.mark.slow
@@ -20,13 +21,11 @@ pytestmark = pytest.mark.slow
 DIGITS = "--config=configs/s2mlp_digits.py"
 
 
-def environment(devices: int = 1, **extra: str) -> dict[str, str]:
-    """The tests' own, but for the devices and what is compiled: as users have it, and shared."""
-    compiled = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).parent / "processes"
+def environment(devices: int = 1, compilation: str = QUICK_COMPILATION, **extra: str) -> dict:
+    """Returns the tests' own variables, but for the number of devices and what is named."""
     return {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {compilation}",
         "PYTHONWARNINGS": "error::DeprecationWarning:s2mlp_jax",
         **extra,
     }
@@ -70,8 +69,9 @@ def wait_for(process: subprocess.Popen, pattern: str) -> str:
 
 def test_digits_reach_their_accuracy(tmp_path: pathlib.Path) -> None:
     """One seed of the README's promise; results/ has three. Without a shift it does not work."""
-    shifted = start(DIGITS, f"--workdir={tmp_path}/a")
-    still = start(DIGITS, f"--workdir={tmp_path}/none", "--config.model.shift=none")
+    shifted = start(DIGITS, f"--workdir={tmp_path}/a", compilation="")
+    none = "--config.model.shift=none"
+    still = start(DIGITS, f"--workdir={tmp_path}/none", none, compilation="")
     accuracy = {}
     for name, process in (("a", shifted), ("none", still)):
         code, output = finish(process)

@@ -1,7 +1,6 @@
 """The notebooks: every cell runs, in a kernel of its own, as it does for who opens them."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -30,9 +29,7 @@ def test_executes(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import nbformat
     from nbclient import NotebookClient
 
-    compiled = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).parent / path.stem
     for name, value in {
-        "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "JAX_NUMPY_RANK_PROMOTION": "allow",  # as a user has it
         "XLA_FLAGS": "",
     }.items():
