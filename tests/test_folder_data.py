@@ -26,6 +26,7 @@ from s2mlp_jax.data.views import Crops, decode
 from s2mlp_jax.train import train_and_evaluate
 from s2mlp_jax.train.experiment import create_experiment
 from tests.helpers import ROOT, read_lines, tiny_config
+from tests.test_cli import environment
 
 SPLITS = {"train": "train", "val": "test"}  # ours -> of the digits
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -454,7 +455,7 @@ def test_evaluation_by_the_command(
     done = subprocess.run(
         [sys.executable, "main.py", "--mode=eval", f"--workdir={workdir}"],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": ""},  # one device
+        env=environment(),  # one device
         capture_output=True,
         text=True,
         check=False,
