@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from s2mlp_jax.saved.environment import environment
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # CPU cores that this process may use.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -112,9 +114,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def header(title: str) -> str:
     """Returns the title, and with what, on what and when the numbers were taken."""
-    from s2mlp_jax.saved import run_folder as folder_lib  # needs more than jax
-
-    now = folder_lib.environment()
+    now = environment()
     command = shlex.join(
         ["python", "-m", f"benchmarks.{pathlib.Path(sys.argv[0]).stem}", *sys.argv[1:]]
     )

@@ -27,7 +27,7 @@ from s2mlp_jax.data.sources import Split
 from s2mlp_jax.data.views import decode
 from s2mlp_jax.export.export_model import FORMATS
 from s2mlp_jax.saved.pretrained import Pretrained
-from s2mlp_jax.saved.run_folder import read_config
+from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train.experiment import open_data
 
 # images -> logits, as the card of the format says; MODEL is its folder.
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--output", metavar="FILE.md", help="also write the report there")
     arguments = parser.parse_args()
     loaded = s2mlp_jax.load(arguments.run)
-    _, split = open_data(config_lib.complete(read_config(pathlib.Path(arguments.run))))
+    _, split = open_data(config_lib.complete(RunFolder(pathlib.Path(arguments.run)).read_config()))
     images, labels = read_images(loaded, split)
     expected = np.asarray(loaded.model.apply(loaded.variables, images, train=False))
     rows = []

@@ -20,6 +20,7 @@ import numpy as np
 from matplotlib.colors import to_hex
 
 from benchmarks import common
+from s2mlp_jax.saved.files import Folder
 from s2mlp_jax.saved.metrics import read_metrics
 
 Lines = list[dict[str, typing.Any]]
@@ -80,7 +81,7 @@ def run(setting: str, seed: int, workdir: pathlib.Path, data_dir: str) -> pathli
 
 def read(folder: pathlib.Path) -> Lines:
     """Returns a run's metrics."""
-    return read_metrics(folder / "metrics.jsonl")
+    return read_metrics(Folder(folder).metrics_file)
 
 
 def last(lines: Lines, figure: str) -> float:
@@ -191,7 +192,7 @@ def main() -> None:
     for seed in range(args.seeds):
         for setting, of_seeds in runs.items():
             of_seeds.append(read(run(setting, seed, args.workdir.absolute(), args.data_dir)))
-    environment = args.workdir / "whole_recipe" / "0" / "environment.json"
+    environment = Folder(args.workdir / "whole_recipe" / "0").environment_file
     report(runs, json.loads(environment.read_text())["git_commit"], args.output)
 
 

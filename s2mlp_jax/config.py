@@ -19,7 +19,6 @@ from s2mlp_jax.models import Model, build
 from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.models.variants import get_variant
 from s2mlp_jax.overrides import parse_overrides
-from s2mlp_jax.saved.differing import differing
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -312,4 +311,29 @@ def differences(
         variant = get_variant(fields.pop("name"), **fields)
         old |= flatten({"model": variant.fields()})  # those too that came later
     missing = "(not there)"
-    return differing(that_alter_numbers(old), that_alter_numbers(new), missing, missing, repr)
+    return list_differences(
+        that_alter_numbers(old), that_alter_numbers(new), missing, missing, repr
+    )
+
+
+def list_differences(
+    there: collections.abc.Mapping[str, typing.Any],
+    here: collections.abc.Mapping[str, typing.Any],
+    not_there: str,
+    not_here: str,
+    show: collections.abc.Callable[[typing.Any], str] = str,
+) -> list[str]:
+    """Lists the names whose values differ, with both, in order: "seed: 0 there, 1 here".
+
+    Args:
+      there: of a folder on disk.
+      here: of what is being started.
+      not_there, not_here: shown for a value that one of them lacks.
+      show: makes a value readable.
+    """
+    absent = object()
+    return [
+        f"{name}: {show(there.get(name, not_there))} there, {show(here.get(name, not_here))} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name, absent) != here.get(name, absent)
+    ]

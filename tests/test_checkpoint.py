@@ -14,9 +14,9 @@ import tensorstore
 from PIL import Image
 
 import s2mlp_jax
-from s2mlp_jax.saved import run_folder as workdir_lib
 from s2mlp_jax.saved.checkpoints import Checkpoints
 from s2mlp_jax.saved.metrics import MetricsWriter, read_metrics
+from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train import train_and_evaluate
 from s2mlp_jax.train.evaluate_workdir import evaluate_workdir
@@ -163,7 +163,9 @@ def test_a_model_is_read_without_its_optimizer_data_and_devices(tmp_path: pathli
     with pytest.raises(ValueError, match="There is no checkpoint '7' .*latest, best, 1, 2, 3"):
         s2mlp_jax.load(workdir, checkpoint="7")
     (workdir / "data.json").write_text("")
-    with pytest.raises(ValueError, match=r"data.json, what the run noted of its data, cannot"):
+    with pytest.raises(
+        ValueError, match=r"data.json cannot be read: .* It describes the run's data"
+    ):
         s2mlp_jax.load(workdir)
 
 
@@ -284,8 +286,8 @@ def test_workdir_holds_what_it_should(tmp_path: pathlib.Path) -> None:
     # A run of another config is refused, and told how it differs.
     with pytest.raises(ValueError, match="another config:\n  model.shift: 'a' there, 'e' here"):
         train_and_evaluate(tiny_config(model__shift="e"), tmp_path)
-    with pytest.raises(ValueError, match="is no workdir of a run"):
-        workdir_lib.read_config(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="no folder .*elsewhere; the folder of a run is"):
+        RunFolder(tmp_path / "elsewhere").read_config()
     (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match="has checkpoints but no config.json"):
         train_and_evaluate(config, tmp_path)

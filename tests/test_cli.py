@@ -205,7 +205,7 @@ def test_evaluation_of_a_workdir(whole_run: pathlib.Path) -> None:
     assert re.search("no field 'data.image_sice'. Allowed there: .*image_size", output), output
     code, output = main("--mode=eval", "--workdir=/nowhere", "--config.data.image_size=16")
     assert code == 2, output
-    assert "/nowhere is no workdir of a run: it has no config.json." in output
+    assert "There is no folder /nowhere; the folder of a run is expected." in output
     assert "Traceback" not in output
 
 

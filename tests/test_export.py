@@ -156,7 +156,10 @@ def test_pickles_of_something_else(torch: types.SimpleNamespace, tmp_path: pathl
             ["--to-torch=TIMM", "--output=OUT.safetensors", "--checkpoint=best"],
             "--checkpoint and --weights are of a run's",
         ),
-        (["--to-torch=FOLDER", "--output=OUT.safetensors"], "is no model"),
+        (
+            ["--to-torch=FOLDER", "--output=OUT.safetensors"],
+            "is not the folder of a run or an exported model",
+        ),
         (
             ["--from-torch=TIMM", "--output=FOLDER/a/b.safetensors", *RESMLP, *SIZES],
             "There is no folder",

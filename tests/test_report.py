@@ -308,7 +308,10 @@ def test_mistakes_are_named(
 ) -> None:
     (tmp_path / "empty").mkdir()
     assert main([str(sweep), str(tmp_path / "empty")]) == 2
-    assert "empty is the folder of no sweep (sweep.jsonl) and of no run" in capsys.readouterr().err
+    assert (
+        "empty is not the folder of a sweep or the folder of a run: it holds none of config"
+        in capsys.readouterr().err
+    )
     assert main([str(sweep), str(sweep), f"--output={tmp_path}/r"]) == 2
     assert "Two folders are named width" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()

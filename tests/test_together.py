@@ -59,7 +59,7 @@ def test_together_equals_in_turns(tmp_path: pathlib.Path, capfd: pytest.CaptureF
     assert "4 runs together, as one program" in capfd.readouterr().out
     assert sweep_lib.run_sweep(sweep, tmp_path / "turns", "off") == []
     for run in sweep.runs:
-        one, other = (run.folder(tmp_path / name) for name in ("together", "turns"))
+        one, other = (run.folder(tmp_path / name).path for name in ("together", "turns"))
         assert sorted(p.name for p in one.iterdir()) == sorted(
             p.name for p in other.iterdir() if p.name != "log.txt"
         )
@@ -77,8 +77,7 @@ def test_together_equals_in_turns(tmp_path: pathlib.Path, capfd: pytest.CaptureF
             if "nu" not in name:
                 np.testing.assert_allclose(state[name], array, atol=2e-4, err_msg=name)
     results = [
-        json.loads((run.folder(tmp_path / "together") / "result.json").read_text())
-        for run in sweep.runs
+        json.loads(run.folder(tmp_path / "together").result_file.read_text()) for run in sweep.runs
     ]
     assert [result["seed"] for result in results] == [0, 1] * 2
     assert len({result["evaluation"]["eval/loss"] for result in results}) == 4
@@ -99,7 +98,7 @@ def test_interrupted_and_continued(tmp_path: pathlib.Path, monkeypatch: pytest.M
         sweep_lib.run_sweep(sweep, tmp_path / "stopped", "on")
     sweep_lib.run_sweep(sweep, tmp_path / "stopped", "on")
     for run in sweep.runs:
-        stopped, whole = (run.folder(tmp_path / name) for name in ("stopped", "whole"))
+        stopped, whole = (run.folder(tmp_path / name).path for name in ("stopped", "whole"))
         assert read_lines(stopped) == read_lines(whole)
         state = read_state(stopped)
         for name, array in read_state(whole).items():

@@ -29,6 +29,7 @@ from s2mlp_jax.models.backbone import OUTPUTS
 from s2mlp_jax.report import read_study
 from s2mlp_jax.saved import from_run, pretrained
 from s2mlp_jax.saved.preprocessing import Preprocessing
+from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train import train_and_evaluate
 from s2mlp_jax.train.evaluate_workdir import evaluate_workdir
 from tests.helpers import ROOT, read_state, tiny_config
@@ -256,7 +257,7 @@ def test_a_broken_folder_is_told(
 def test_mistakes_of_load(model: pathlib.Path, run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     for path, options, message in (
         (tmp_path / "no", {}, "There is no folder"),
-        (tmp_path, {}, "is no model: it has neither model.safetensors"),
+        (tmp_path, {}, "is not the folder of a run or an exported model: it holds none of"),
         (model, {"checkpoint": "best"}, "holds one set of weights"),
         (model, {"weights": "ema"}, "Allowed are average, last"),
         (run, {"checkpoint": "7"}, "Allowed are latest, best, 60"),
@@ -327,11 +328,16 @@ def test_an_export_at_another_size(
 
 def test_an_exported_model_is_no_run(model: pathlib.Path) -> None:
     before = sorted(model.iterdir())
-    with pytest.raises(ValueError, match="is an exported model, and no run. It is for s2mlp_jax.p"):
+    with pytest.raises(
+        ValueError,
+        match="is an exported model, not the folder of a run. Exported models are for s2mlp_jax.p",
+    ):
         evaluate_workdir(model)
-    with pytest.raises(ValueError, match="is an exported model, and no run"):
+    with pytest.raises(ValueError, match="is an exported model, not the folder of a run"):
         train_and_evaluate(tiny_config(), model, jax.devices()[:1])
-    with pytest.raises(ValueError, match="is an exported model, of which there is no report"):
+    with pytest.raises(
+        ValueError, match="is an exported model, not the folder of a sweep or the folder of a run"
+    ):
         read_study(model)
     assert sorted(model.iterdir()) == before
 
@@ -491,8 +497,8 @@ def test_a_card_has_the_figures_of_its_own_step(tmp_path: pathlib.Path) -> None:
     lines = [{"step": step, **{f"eval/{name}": step for name in names}} for step in (5, 10)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for step in (5, 10):
-        assert from_run._evaluation(tmp_path, step, "eval")["loss"] == step
-    assert from_run._evaluation(tmp_path, 7, "eval") == {}
+        assert from_run._evaluation(RunFolder(tmp_path), step, "eval")["loss"] == step
+    assert from_run._evaluation(RunFolder(tmp_path), 7, "eval") == {}
 
 
 def test_formats_say_the_same(mixed: pathlib.Path, model: pathlib.Path) -> None:
@@ -515,7 +521,7 @@ def test_formats_say_the_same(mixed: pathlib.Path, model: pathlib.Path) -> None:
 def test_mistakes_of_predict(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
     for arguments, message in (
         ([str(model), "no.jpg", "nor.jpg"], "no file or folder no.jpg, nor.jpg"),
-        ([str(tmp_path), str(model)], "is no model"),
+        ([str(tmp_path), str(model)], "is not the folder of a run or an exported model"),
         ([str(model), str(tmp_path)], "There are no files in"),
         ([str(model), str(model), "--top=0"], "--top must be at least 1, got 0"),
     ):

@@ -1,12 +1,12 @@
 """What the folders of sweeps and runs say: read from their JSON, without jax."""
 
 import dataclasses
-import json
 import pathlib
 import re
 import typing
 
 from s2mlp_jax.data.split import public_name
+from s2mlp_jax.saved.files import Folder, read_json
 from s2mlp_jax.saved.metrics import judged_by, read_metrics, training_seconds
 
 Json = dict[str, typing.Any]
@@ -114,12 +114,12 @@ def read_study(folder: str | pathlib.Path) -> Study:
     Raises:
       ValueError: if it is neither.
     """
-    folder = pathlib.Path(folder)
-    description = folder / "sweep.jsonl"
-    if description.exists():
-        head, *settings = read_metrics(description)
+    files = Folder(pathlib.Path(folder))
+    folder_name = files.path.resolve().name
+    if files.check_kind("sweep", "run") == "sweep":
+        head, *settings = read_metrics(files.sweep_file)
         rows = {line["setting"]: line for line in settings}
-        seeds = {name: _seeds(name, folder / name) for name in rows}
+        seeds = {name: _seeds(name, files.path / name) for name in rows}
         note = head.get("note", "")
         if any(seeds.values()) and (left := [name for name in rows if not seeds[name]]):
             for name in left:
@@ -129,35 +129,29 @@ def read_study(folder: str | pathlib.Path) -> Study:
         # "digits" of "digits/1.0.0 test", "folder:images" of "folder:images val".
         data = {re.split("[/ ]", public_name(result["eval_data"]))[0] for result in results}
         return Study(
-            name=folder.resolve().name,
-            title=", ".join([head.get("title", folder.resolve().name), *sorted(data)]),
+            name=folder_name,
+            title=", ".join([head.get("title", folder_name), *sorted(data)]),
             config=head["config"],
             baseline=head.get("baseline", ""),
             note=note,
             settings=rows,
             seeds=seeds,
-            speed=_read(folder / "speed.json"),
+            speed=_read(files.speed_file),
         )
-    if (folder / "config.json").exists():
-        name, config = folder.resolve().name, json.loads((folder / "config.json").read_text())
-        if "training" in config:
-            raise ValueError(f"{folder} is an exported model, of which there is no report.")
-        return Study(
-            name=name,
-            title=f"Run {name}",
-            config=config["model"]["name"],
-            baseline="",
-            note="",
-            settings={name: {"overrides": {}, "paper": None}},
-            seeds={name: [_run(name, config["seed"], folder)]},
-        )
-    raise ValueError(
-        f"{folder} is the folder of no sweep (sweep.jsonl) and of no run (config.json)."
+    config = read_json(files.config_file)
+    return Study(
+        name=folder_name,
+        title=f"Run {folder_name}",
+        config=config["model"]["name"],
+        baseline="",
+        note="",
+        settings={folder_name: {"overrides": {}, "paper": None}},
+        seeds={folder_name: [_run(folder_name, config["seed"], files.path)]},
     )
 
 
 def _read(path: pathlib.Path) -> Json:
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def _seeds(setting: str, folder: pathlib.Path) -> list[Run]:
@@ -166,14 +160,15 @@ def _seeds(setting: str, folder: pathlib.Path) -> list[Run]:
 
 
 def _run(setting: str, seed: int, folder: pathlib.Path) -> Run:
-    result, failure = _read(folder / "result.json"), _read(folder / "failure.json")
+    files = Folder(folder)
+    result, failure = _read(files.result_file), _read(files.failure_file)
     return Run(
         setting=setting,
         seed=seed,
         folder=folder,
         status="done" if result else "failed" if failure else "unfinished",
         result=result,
-        lines=read_metrics(folder / "metrics.jsonl"),
-        environment=_read(folder / "environment.json"),
+        lines=read_metrics(files.metrics_file),
+        environment=_read(files.environment_file),
         error=failure.get("error", ""),
     )

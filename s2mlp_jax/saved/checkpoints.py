@@ -15,8 +15,9 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
+from s2mlp_jax.config import list_differences
 from s2mlp_jax.progress import say
-from s2mlp_jax.saved.differing import differing
+from s2mlp_jax.saved.files import Folder
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
 
@@ -30,7 +31,8 @@ class Checkpoints:
 
     def __init__(self, workdir: str | pathlib.Path, keep: int = 1, read_only: bool = False) -> None:
         """Opens the folder; says which checkpoints were cut short, and clears them away."""
-        self.directory = pathlib.Path(workdir).absolute() / "checkpoints"
+        self._folder = Folder(pathlib.Path(workdir).absolute())
+        self.directory = self._folder.checkpoints
         if not read_only:
             for left in sorted(self.directory.glob(f"*{_TEMPORARY}*")):
                 step = left.name.split(".")[0]
@@ -198,7 +200,7 @@ class Checkpoints:
         self._manager.close()
 
     def _move_aside(self, step: int, reason: str) -> None:
-        aside = self.directory.parent / "broken_checkpoints" / str(step)
+        aside = self._folder.broken_checkpoints / str(step)
         say(f"Checkpoint {step} cannot be read ({reason}); it is moved to {aside}.")
         if jax.process_index() == 0:
             shutil.rmtree(aside, ignore_errors=True)
@@ -217,18 +219,12 @@ class Checkpoints:
 
     def _check_shapes(self, step: int, target: typing.Any) -> None:
         there, here = _shapes(self._metadata(step)), _shapes(target)
-        different = differing(there, here, "not there", "none")
+        different = list_differences(there, here, "not there", "none")
         if different:
             raise _OtherModelError(
                 f"Checkpoint {step} in {self.directory} is of another model. "
                 f"{len(different)} arrays differ, such as " + "; ".join(different[:5])
             )
-
-
-def last_saved_step(workdir: pathlib.Path) -> int:
-    """Returns the step of a run's last checkpoint, 0 for none; without opening any."""
-    names = [path.name for path in (workdir / "checkpoints").glob("*")]
-    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 class _OtherModelError(ValueError):

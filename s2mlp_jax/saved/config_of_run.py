@@ -7,9 +7,9 @@ import pathlib
 
 import ml_collections
 
-from s2mlp_jax.saved.run_folder import read_config
+from s2mlp_jax.saved.run_folder import RunFolder
 
 
 def get_config(workdir: str) -> ml_collections.ConfigDict:
     """Returns the config of the run in a folder, locked."""
-    return read_config(pathlib.Path(workdir)).lock()
+    return RunFolder(pathlib.Path(workdir)).read_config().lock()

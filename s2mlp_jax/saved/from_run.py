@@ -1,6 +1,5 @@
 """A run, turned into what a model's folder holds."""
 
-import json
 import pathlib
 import typing
 
@@ -10,13 +9,14 @@ from s2mlp_jax import config as config_lib
 from s2mlp_jax.data.split import public_name
 from s2mlp_jax.models.cost import variant_cost
 from s2mlp_jax.saved.checkpoints import Checkpoints
+from s2mlp_jax.saved.files import read_json
 from s2mlp_jax.saved.metrics import read_metrics
 from s2mlp_jax.saved.model_folder import ModelFolder
 from s2mlp_jax.saved.preprocessing import Preprocessing
-from s2mlp_jax.saved.run_folder import read_config, read_data
+from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.saved.weights_file import Weights
 
-# Of a config, what a reader of the card wants to know first.
+# Config fields shown on the model card.
 _RECIPE = (
     "seed",
     "init_from",
@@ -51,12 +51,12 @@ def read_run(workdir: pathlib.Path, checkpoint: str, last: bool = False) -> Mode
     Raises:
       ValueError: no run there, no such checkpoint, or a file that cannot be read.
     """
-    workdir = workdir.absolute()
-    config, noted = config_lib.complete(read_config(workdir)), read_data(workdir)
-    checkpoints = Checkpoints(workdir, read_only=True)
+    folder = RunFolder(workdir.absolute())
+    config, data = config_lib.complete(folder.read_config()), folder.read_data()
+    checkpoints = Checkpoints(folder.path, read_only=True)
     step = checkpoints.find(checkpoint)
     variables, averaged = checkpoints.read_variables(step, last)
-    class_names = tuple(noted["class_names"])
+    class_names = tuple(data["class_names"])
     weights = Weights(
         variables,
         config.model.name,
@@ -64,13 +64,13 @@ def read_run(workdir: pathlib.Path, checkpoint: str, last: bool = False) -> Mode
         config.data.image_size,
         _fields(config),
     )
-    training = _training(workdir, config, noted, weights, step, averaged)
+    training = _training(folder, config, data, weights, step, averaged)
     return ModelFolder(weights, _preprocessing(config.data), class_names, training)
 
 
 def describe_run(workdir: pathlib.Path) -> tuple[str, dict[str, typing.Any], Preprocessing]:
     """Returns a run's model, its fields, and its preprocessing, from its config alone."""
-    config = config_lib.complete(read_config(workdir))
+    config = config_lib.complete(RunFolder(workdir).read_config())
     return config.model.name, _fields(config), _preprocessing(config.data)
 
 
@@ -91,9 +91,9 @@ def _preprocessing(data: ml_collections.ConfigDict) -> Preprocessing:
 
 
 def _training(
-    workdir: pathlib.Path,
+    folder: RunFolder,
     config: ml_collections.ConfigDict,
-    noted: dict[str, typing.Any],
+    data: dict[str, typing.Any],
     weights: Weights,
     step: int,
     averaged: bool,
@@ -101,11 +101,11 @@ def _training(
     """Returns what the card says of a run: JSON."""
     recipe = config_lib.flatten(config.to_dict())
     recipe["init_from"] = pathlib.PurePath(recipe["init_from"]).name  # not where it lies
-    total_steps, steps_per_epoch = config_lib.count_steps(config, noted["train"]["images"])
-    cost = variant_cost(weights.variant, weights.image_size, weights.num_classes, noted["channels"])
+    total_steps, steps_per_epoch = config_lib.count_steps(config, data["train"]["images"])
+    cost = variant_cost(weights.variant, weights.image_size, weights.num_classes, data["channels"])
     return {
         "data": {
-            part: {**noted[part], "name": public_name(noted[part]["name"])}
+            part: {**data[part], "name": public_name(data[part]["name"])}
             for part in ("train", "eval")
         },
         "step": step,
@@ -115,25 +115,24 @@ def _training(
         "parameters": cost.parameters,
         "macs": cost.macs + cost.attention_macs,
         "recipe": {field: recipe[field] for field in _RECIPE},
-        "evaluation": _evaluation(workdir, step, "eval_ema" if averaged else "eval"),
-        "environment": _environment(workdir),
+        "evaluation": _evaluation(folder, step, "eval_ema" if averaged else "eval"),
+        "environment": _environment(folder),
     }
 
 
-def _environment(workdir: pathlib.Path) -> dict[str, typing.Any]:
-    """Returns with what a run was last started; {} if that is not there."""
-    path = workdir / "environment.json"
-    if not path.exists():
+def _environment(folder: RunFolder) -> dict[str, typing.Any]:
+    """Reads the environment of the run's last start, or {} if none was recorded."""
+    if not folder.environment_file.exists():
         return {}
-    noted = json.loads(path.read_text())
+    recorded = read_json(folder.environment_file)
     keys = ("git_commit", "python", "versions", "processor", "devices", "processes")
-    return {key: noted[key] for key in keys}
+    return {key: recorded[key] for key in keys}
 
 
-def _evaluation(workdir: pathlib.Path, step: int, prefix: str) -> dict[str, float]:
-    """Returns what these weights reached on the run's own evaluation split; {} if not evaluated."""
+def _evaluation(folder: RunFolder, step: int, prefix: str) -> dict[str, float]:
+    """Reads the run's own evaluation of these weights, or {} if they were not evaluated."""
     found: dict[str, float] = {}
-    for figures in read_metrics(workdir / "metrics.jsonl"):
+    for figures in read_metrics(folder.metrics_file):
         if figures["step"] == step and f"{prefix}/count" in figures:
             names = ("accuracy_top1", "accuracy_top5", "loss", "count")
             found = {name: figures[f"{prefix}/{name}"] for name in names}

@@ -8,10 +8,11 @@ import typing
 from collections.abc import Mapping, Sequence
 
 from s2mlp_jax.data.tensorflow import import_tensorflow
+from s2mlp_jax.saved.files import Folder
 
 
 class MetricsWriter:
-    """Writes `metrics.jsonl`, a line a call, and TensorBoard events where that is possible."""
+    """Writes `metrics.jsonl`, one line per call, and TensorBoard events where that is possible."""
 
     def __init__(self, workdir: pathlib.Path, resume_step: int, tensorboard: bool) -> None:
         """Opens the files of a run that goes on after `resume_step`.
@@ -19,7 +20,7 @@ class MetricsWriter:
         Lines of later steps, written by a run that was then killed, are dropped: those steps
         are done again.
         """
-        path = workdir / "metrics.jsonl"
+        path = Folder(workdir).metrics_file
         kept = [line for line in read_metrics(path) if line["step"] <= resume_step]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))

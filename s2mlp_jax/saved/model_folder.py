@@ -13,19 +13,17 @@ import pathlib
 import typing
 
 from s2mlp_jax.saved.arrays import unflatten
+from s2mlp_jax.saved.files import Folder, read_json
 from s2mlp_jax.saved.preprocessing import Preprocessing
 from s2mlp_jax.saved.weights_file import Weights, read_state_dict, write_weights
-
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-PREPROCESSING, CLASS_NAMES, CARD = "preprocessing.json", "class_names.json", "README.md"
 
 
 class ModelFolder(typing.NamedTuple):
     """What a folder holds, but for the card.
 
     Attributes:
-      class_names: as many as the head has outputs.
-      training: how it was trained, for the card, from `run_to_folder`; {} if not known.
+      class_names: one per output of the head.
+      training: how it was trained, for the card, from `from_run`; {} if not known.
     """
 
     weights: Weights
@@ -41,10 +39,11 @@ def write_description(folder: pathlib.Path, content: ModelFolder, card: str) -> 
       OSError: if the folder cannot be written to.
     """
     config = {"model": content.weights.describe(), "training": content.training}
-    _write_json(folder / CONFIG, config)
-    _write_json(folder / PREPROCESSING, dataclasses.asdict(content.preprocessing))
-    _write_json(folder / CLASS_NAMES, list(content.class_names))
-    (folder / CARD).write_text(card)
+    files = Folder(folder)
+    _write_json(files.config_file, config)
+    _write_json(files.preprocessing_file, dataclasses.asdict(content.preprocessing))
+    _write_json(files.class_names_file, list(content.class_names))
+    files.card_file.write_text(card)
 
 
 def write_model_folder(folder: pathlib.Path, content: ModelFolder, card: str) -> None:
@@ -55,7 +54,7 @@ def write_model_folder(folder: pathlib.Path, content: ModelFolder, card: str) ->
       OSError: if the folder cannot be written to.
     """
     write_description(folder, content, card)
-    write_weights(folder / WEIGHTS, content.weights)
+    write_weights(Folder(folder).weights_file, content.weights)
 
 
 def read_description(
@@ -66,8 +65,8 @@ def read_description(
     Raises:
       ValueError: a file that is missing or no such file; the message names it.
     """
-    folder = pathlib.Path(folder)
-    config, how = _read_json(folder / CONFIG), _read_json(folder / PREPROCESSING)
+    files = Folder(pathlib.Path(folder))
+    config, how = read_json(files.config_file), read_json(files.preprocessing_file)
     try:
         return config["model"]["name"], config["model"]["fields"], Preprocessing(**how)
     except (KeyError, TypeError, ValueError) as error:
@@ -80,18 +79,18 @@ def read_model_folder(folder: str | pathlib.Path) -> ModelFolder:
     Raises:
       ValueError: a file that is missing or no such file; the message names it.
     """
-    folder = pathlib.Path(folder)
-    variables = unflatten(read_state_dict(folder / WEIGHTS))
-    config, class_names = _read_json(folder / CONFIG), _read_json(folder / CLASS_NAMES)
+    files = Folder(pathlib.Path(folder))
+    variables = unflatten(read_state_dict(files.weights_file))
+    config, class_names = read_json(files.config_file), read_json(files.class_names_file)
     try:
         weights = Weights(variables, **config["model"])
-        preprocessing = Preprocessing(**_read_json(folder / PREPROCESSING))
+        preprocessing = Preprocessing(**read_json(files.preprocessing_file))
         content = ModelFolder(weights, preprocessing, tuple(class_names), config["training"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder} is no folder of a model: {error}.") from error
     if len(class_names) != weights.num_classes:
         raise ValueError(
-            f"{folder / CLASS_NAMES} has {len(class_names)} names, and the model "
+            f"{files.class_names_file} has {len(class_names)} names, and the model "
             f"{weights.num_classes} classes."
         )
     return content
@@ -99,10 +98,3 @@ def read_model_folder(folder: str | pathlib.Path) -> ModelFolder:
 
 def _write_json(path: pathlib.Path, content: typing.Any) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def _read_json(path: pathlib.Path) -> typing.Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}.") from error

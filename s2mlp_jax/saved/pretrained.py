@@ -11,8 +11,9 @@ import numpy as np
 from s2mlp_jax.data.on_device import normalize
 from s2mlp_jax.models import Model, build, init
 from s2mlp_jax.saved.arrays import check_arrays, flatten, leaf_name
+from s2mlp_jax.saved.files import Folder
 from s2mlp_jax.saved.from_run import describe_run, read_run
-from s2mlp_jax.saved.model_folder import WEIGHTS, ModelFolder, read_description, read_model_folder
+from s2mlp_jax.saved.model_folder import ModelFolder, read_description, read_model_folder
 from s2mlp_jax.saved.preprocessing import Preprocessing
 from s2mlp_jax.saved.weights_file import Weights, read_weights
 
@@ -109,18 +110,8 @@ def _read(path: str | pathlib.Path, checkpoint: str, weights: str) -> ModelFolde
 
 
 def _is_model_folder(path: str | pathlib.Path) -> bool:
-    """Says whether it is an exported folder or a run's; a ValueError if it is neither."""
-    path = pathlib.Path(path)
-    if not path.is_dir():
-        raise ValueError(f"There is no folder {path}.")
-    if (path / WEIGHTS).is_file():
-        return True
-    if not (path / "checkpoints").is_dir():
-        raise ValueError(
-            f"{path} is no model: it has neither {WEIGHTS}, as `python -m s2mlp_jax.export` "
-            "writes it, nor the checkpoints of a run."
-        )
-    return False
+    """Says whether a folder is an exported model or a run; a ValueError if it is neither."""
+    return Folder(pathlib.Path(path)).check_kind("run", "exported model") == "exported model"
 
 
 def describe(path: str | pathlib.Path) -> tuple[str, dict[str, typing.Any], Preprocessing]:

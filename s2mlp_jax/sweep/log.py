@@ -1,13 +1,14 @@
 """What a sweep tells and records: how each run went, and the time that is left."""
 
-import json
 import pathlib
 import typing
 from collections.abc import Sequence
 
 from s2mlp_jax.progress import say
-from s2mlp_jax.saved import run_folder as workdir_lib
+from s2mlp_jax.saved.environment import environment
+from s2mlp_jax.saved.files import Folder, append_json_line, read_json, write_json
 from s2mlp_jax.saved.metrics import read_metrics, training_seconds
+from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.sweep.settings import Sweep, SweepRun
 from s2mlp_jax.train import describe
 from s2mlp_jax.train.step_log import NonFiniteLossError
@@ -31,19 +32,18 @@ class Failure(typing.NamedTuple):
         return self.text.splitlines()[0]
 
 
-def read_failure(folder: pathlib.Path) -> Failure | None:
-    """Returns why a run failed; None if it did not."""
-    path = folder / "failure.json"
-    if not path.exists():
+def read_failure(folder: Folder) -> Failure | None:
+    """Reads why a run failed; None if it did not."""
+    if not folder.failure_file.exists():
         return None
-    content = json.loads(path.read_text())
+    content = read_json(folder.failure_file)
     return Failure(content["kind"], content["error"])
 
 
-def settled(folder: pathlib.Path) -> bool:
+def is_settled(folder: Folder) -> bool:
     """True for a run that is finished, or that would only fail again."""
     failure = read_failure(folder)
-    return (failure is not None and failure.kind == "nan") or (folder / "result.json").exists()
+    return (failure is not None and failure.kind == "nan") or folder.result_file.exists()
 
 
 class SweepLog:
@@ -54,15 +54,15 @@ class SweepLog:
     """
 
     def __init__(self, sweep: Sweep, workdir: pathlib.Path, left: Sequence[SweepRun]) -> None:
-        self.sweep, self.workdir = sweep, workdir
+        self.sweep, self.folder = sweep, Folder(workdir)
         self.runs, self._training = 0, 0.0
         self._left, self._done, self._seconds = sum(run.cost for run in left), 0, 0.0
 
-    def folder(self, run: SweepRun) -> pathlib.Path:
-        """Returns a run's folder, which is there, and without an earlier failure."""
-        folder = run.folder(self.workdir)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "failure.json").unlink(missing_ok=True)
+    def open_folder(self, run: SweepRun) -> RunFolder:
+        """Returns a run's folder, makes it, and removes the record of an earlier failure."""
+        folder = run.folder(self.folder.path)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.failure_file.unlink(missing_ok=True)
         return folder
 
     def finished(
@@ -78,12 +78,12 @@ class SweepLog:
           seconds: that it took in this start.
           together: how many runs share the time that its metrics tell of.
         """
-        folder = run.folder(self.workdir)
+        folder = run.folder(self.folder.path)
         if isinstance(outcome, Failure):
             failure = {"kind": outcome.kind, "error": outcome.text}
             run_of = {"setting": run.setting, "seed": run.seed}
-            workdir_lib.write_json(folder / "failure.json", {**failure, **run_of})
-            log = (folder if together == 1 else self.workdir) / "log.txt"
+            write_json(folder.failure_file, {**failure, **run_of})
+            log = (folder if together == 1 else self.folder).log_file
             figures = f"FAILED: {outcome.first_line} ({log})"
         else:
             figures = describe.eval_figures(outcome)
@@ -97,26 +97,19 @@ class SweepLog:
             f"in {seconds:.1f} s, {_duration(left)} left"
         )
 
-    def _training_seconds(self, run: SweepRun, folder: pathlib.Path) -> float:
+    def _training_seconds(self, run: SweepRun, folder: RunFolder) -> float:
         """Of this start; there is no environment.json where a run failed before its first step."""
-        environment, lines = folder / "environment.json", read_metrics(folder / "metrics.jsonl")
-        if not environment.exists():
+        if not folder.environment_file.exists():
             return 0.0
-        start_step = json.loads(environment.read_text())["start_step"]
+        start_step = read_json(folder.environment_file)["start_step"]
+        lines = read_metrics(folder.metrics_file)
         return training_seconds(lines, run.config.train.batch_size, start_step)
 
     def close(self, seconds: float) -> None:
-        """Adds a line on this start, which took so long, to `starts.jsonl`, a file each shard."""
-        line = {
-            **workdir_lib.environment(),
-            "runs": self.runs,
-            "seconds": seconds,
-            "training_seconds": self._training,
-        }
-        shard = self.sweep.shard
-        name = "starts" if shard == "0/1" else f"starts-{shard.replace('/', '-of-')}"
-        with (self.workdir / f"{name}.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        """Adds a line on this start, which took `seconds`, to the shard's `starts.jsonl`."""
+        figures = {"runs": self.runs, "seconds": seconds, "training_seconds": self._training}
+        path = self.folder.starts_file(self.sweep.shard)
+        append_json_line(path, {**environment(), **figures})
 
 
 def _duration(seconds: float) -> str:

@@ -1,7 +1,6 @@
 """How fast the settings of a sweep train and infer, side by side, and what memory they take."""
 
 import dataclasses
-import json
 import pathlib
 import statistics
 import time
@@ -11,14 +10,14 @@ from collections.abc import Callable
 import jax
 
 from s2mlp_jax.progress import say
-from s2mlp_jax.saved import run_folder as workdir_lib
+from s2mlp_jax.saved.environment import environment
+from s2mlp_jax.saved.files import Folder, read_json, write_json
 from s2mlp_jax.sweep.settings import Sweep
 from s2mlp_jax.train.devices import shard_batch
 from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.step import make_train_step
 from s2mlp_jax.train.step_cost import compile_step, noise
 
-FILE = "speed.json"
 _SECONDS = 0.5  # that a figure is measured for, in each round
 
 
@@ -89,15 +88,14 @@ def measure_sweep(sweep: Sweep, workdir: str | pathlib.Path, rounds: int = 5) ->
             f"{candidate.name:<20}{train:>10,.0f} images/s in training{infer:>10,.0f} in inference"
             f"{candidate.memory / 2**20:>10,.1f} MiB"
         )
-    environment, path = workdir_lib.environment(), workdir / FILE
+    now, path = environment(), Folder(workdir).speed_file
     if path.exists():
-        before = json.loads(path.read_text())
+        before = read_json(path)
         alike = ("git_commit", "versions", "devices", "processor")
-        if all(before["environment"][key] == environment[key] for key in alike):
+        if all(before["environment"][key] == now[key] for key in alike):
             settings = before["settings"] | settings
     workdir.mkdir(parents=True, exist_ok=True)
-    described = {"environment": environment, "rounds": rounds, "settings": settings}
-    workdir_lib.write_json(path, described)
+    write_json(path, {"environment": now, "rounds": rounds, "settings": settings})
     return path
 
 

@@ -12,9 +12,7 @@ from collections.abc import Iterator, Sequence
 import jax
 
 from s2mlp_jax.progress import say
-from s2mlp_jax.saved import run_folder as workdir_lib
-from s2mlp_jax.saved.checkpoints import last_saved_step
-from s2mlp_jax.sweep.log import Failure, SweepLog, read_failure, settled
+from s2mlp_jax.sweep.log import Failure, SweepLog, is_settled, read_failure
 from s2mlp_jax.sweep.settings import Sweep, SweepRun
 from s2mlp_jax.sweep.together import shapes_key, speedup, train_together
 from s2mlp_jax.train.experiment import Experiment
@@ -45,7 +43,7 @@ def run_sweep(sweep: Sweep, workdir: str | pathlib.Path, vectorize: str = "auto"
     """
     began, workdir = time.perf_counter(), pathlib.Path(workdir).absolute()
     for run in sweep.runs:
-        workdir_lib.check_config(run.folder(workdir), run.config)
+        run.folder(workdir).check_config(run.config)
     sweep.write_description(workdir)
     left = runs_left(sweep, workdir)
     say(f"{len(sweep.runs)} runs, {len(sweep.runs) - len(left)} of them done before")
@@ -71,7 +69,7 @@ def run_sweep(sweep: Sweep, workdir: str | pathlib.Path, vectorize: str = "auto"
 
 def runs_left(sweep: Sweep, workdir: pathlib.Path) -> list[SweepRun]:
     """Returns the runs that are neither finished nor would fail again."""
-    return [run for run in sweep.runs if not settled(run.folder(workdir))]
+    return [run for run in sweep.runs if not is_settled(run.folder(workdir))]
 
 
 _Prepared = tuple[Experiment, jax.stages.Wrapped]
@@ -112,12 +110,12 @@ def _train_setting(
     """Trains the seeds of one setting in turns; they share data and compiled programs."""
     for run in runs:
         _check(stop, book)
-        folder, began = book.folder(run), time.perf_counter()
+        folder, began = book.open_folder(run), time.perf_counter()
         outcome: dict[str, float] | Failure
         try:
-            with _log_to(folder / "log.txt"):
+            with _log_to(folder.log_file):
                 base, step = prepared.result()
-                outcome = train(base.with_seed(run.seed), folder, step)
+                outcome = train(base.with_seed(run.seed), folder.path, step)
         except Stopped as stopped:
             raise Stopped(f"{run.setting}, seed {run.seed}: {stopped}") from None
         except Exception as error:  # whatever it is, the other runs may do
@@ -134,8 +132,8 @@ def _train_group(book: SweepLog, runs: Sequence[SweepRun], measure: bool) -> Non
             say(f"{len(runs)} runs in turns: together they would train {ratio:.2f} times as fast")
             return
         say(f"{len(runs)} runs together, as one program")
-        with _log_to(book.workdir / "log.txt"):
-            outcomes = train_together(experiments, [book.folder(run) for run in runs])
+        with _log_to(book.folder.log_file):
+            outcomes = train_together(experiments, [book.open_folder(run).path for run in runs])
     except Stopped as stopped:
         raise Stopped(f"{len(runs)} runs together: {stopped}") from None
     except Exception as error:  # out of memory above all
@@ -153,7 +151,7 @@ def _alike(runs: Sequence[SweepRun], workdir: pathlib.Path) -> list[list[SweepRu
     """Groups of at least two runs that can be one program: same shapes, left at the same step."""
     groups: dict[tuple[str, int], list[SweepRun]] = {}
     for run in runs:
-        step = last_saved_step(run.folder(workdir))
+        step = run.folder(workdir).last_saved_step()
         groups.setdefault((shapes_key(run.config), step), []).append(run)
     return [group for group in groups.values() if len(group) > 1]
 

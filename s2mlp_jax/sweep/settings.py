@@ -12,9 +12,9 @@ import ml_collections
 
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.data.sources import Split
-from s2mlp_jax.saved.differing import differing
+from s2mlp_jax.saved.files import Folder, write_text
 from s2mlp_jax.saved.metrics import read_metrics
-from s2mlp_jax.saved.run_folder import write_text
+from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train.experiment import Experiment, create_experiment, open_data
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.,+=-]*")
@@ -33,9 +33,9 @@ class SweepRun:
     config: ml_collections.ConfigDict
     cost: int
 
-    def folder(self, workdir: pathlib.Path) -> pathlib.Path:
-        """Returns the run's own workdir in that of the sweep."""
-        return workdir / self.setting / str(self.seed)
+    def folder(self, workdir: pathlib.Path) -> RunFolder:
+        """Returns the run's own workdir, SETTING/SEED in that of the sweep."""
+        return RunFolder(workdir / self.setting / str(self.seed))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Sweep:
         Raises:
           ValueError: if the folder is that of another sweep, or of other changes to it.
         """
-        path = workdir / "sweep.jsonl"
+        path = Folder(workdir).sweep_file
         changes = config_lib.that_alter_numbers(config_lib.flatten(self.changes))
         for line in read_metrics(path)[:1]:
             if pathlib.Path(line["config"]).name != pathlib.Path(self.config_path).name:
@@ -103,7 +103,7 @@ class Sweep:
                     f"for {self.config_path}."
                 )
             before = line.get("changes", changes)
-            if different := differing(before, changes, "unchanged", "unchanged"):
+            if different := config_lib.list_differences(before, changes, "unchanged", "unchanged"):
                 raise ValueError(
                     f"{workdir} has runs with other fields, which a report must not compare with "
                     f"these: {'; '.join(different)}. Take another --workdir, or the same fields."

@@ -19,6 +19,7 @@ import numpy as np
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.models.backbone import shift_variables
 from s2mlp_jax.progress import Progress, say
+from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train import describe
 from s2mlp_jax.train.data_wait import DataWait
 from s2mlp_jax.train.experiment import Experiment
@@ -79,7 +80,10 @@ def train_together(
       ValueError: a workdir of another run; runs that were left at different steps.
       Stopped: the process was asked to stop, and all were saved.
     """
-    books = [Logbook(run, folder, len(runs)) for run, folder in zip(runs, workdirs, strict=True)]
+    books = [
+        Logbook(run, RunFolder(workdir), len(runs))
+        for run, workdir in zip(runs, workdirs, strict=True)
+    ]
     try:
         return _train(runs, books)
     finally:
@@ -92,9 +96,9 @@ def _train(
 ) -> list[dict[str, float] | NonFiniteLossError]:
     first, states = runs[0], [book.restore() for book in books]
     start_step, total_steps = books[0].record["step"], first.total_steps
-    if other := [book.workdir for book in books if book.record["step"] != start_step]:
+    if other := [book.folder.path for book in books if book.record["step"] != start_step]:
         raise ValueError(
-            f"{books[0].workdir} and {other[0]} were left at different steps, so they cannot "
+            f"{books[0].folder.path} and {other[0]} were left at different steps, so they cannot "
             "go on together."
         )
     for line in describe.weights(first, start_step):

@@ -1,6 +1,5 @@
 """Evaluation of a run's checkpoint, also at another image size or on other data."""
 
-import json
 import pathlib
 import time
 
@@ -8,6 +7,7 @@ import jax
 import ml_collections
 
 from s2mlp_jax.progress import say
+from s2mlp_jax.saved.files import Folder, append_json_line
 from s2mlp_jax.train import describe
 from s2mlp_jax.train.restore import restore_run
 
@@ -44,6 +44,5 @@ def evaluate_workdir(
             "image_size": size,
             **result,
         }
-        with (workdir / "eval.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_json_line(Folder(workdir).evaluations_file, line)
     return result

@@ -1,7 +1,6 @@
 """A run's folder while it is trained: metrics, evaluations, checkpoints, and the result."""
 
 import copy
-import pathlib
 import typing
 from collections.abc import Callable
 
@@ -9,9 +8,11 @@ import jax
 
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.progress import Progress
-from s2mlp_jax.saved import run_folder as workdir_lib
 from s2mlp_jax.saved.checkpoints import Checkpoints
+from s2mlp_jax.saved.environment import versions, write_environment
+from s2mlp_jax.saved.files import write_json
 from s2mlp_jax.saved.metrics import MetricsWriter, judged_by
+from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train import describe
 from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.state import TrainState
@@ -28,7 +29,7 @@ class Logbook:
 
     log: TrainLog
 
-    def __init__(self, run: Experiment, workdir: pathlib.Path, together: int = 1) -> None:
+    def __init__(self, run: Experiment, folder: RunFolder, together: int = 1) -> None:
         """Opens the folder; makes it if it is not there.
 
         Args:
@@ -38,14 +39,14 @@ class Logbook:
           ValueError: if it belongs to a run of another config, or its data have changed since.
         """
         data = run.describe_data()
-        workdir_lib.check_config(workdir, run.config)
-        workdir_lib.check_data(workdir, data)
-        self.run, self.workdir, self._together = run, workdir, together
+        folder.check_config(run.config)
+        folder.check_data(data)
+        self.run, self.folder, self._together = run, folder, together
         self._primary = jax.process_index() == 0
         if self._primary:
-            workdir_lib.write_config(workdir, run.config)
-            workdir_lib.write_json(workdir / "data.json", data)
-        self._checkpoints = Checkpoints(workdir, run.config.checkpoint.keep)
+            folder.write_config(run.config)
+            folder.write_data(data)
+        self._checkpoints = Checkpoints(folder.path, run.config.checkpoint.keep)
         self._writer: MetricsWriter | None = None
         self.record: dict[str, typing.Any] = {
             "step": 0,
@@ -91,8 +92,8 @@ class Logbook:
         """Opens the files that training adds to, and notes where and with what it is run."""
         if self._primary:
             step = self.record["step"]
-            self._writer = MetricsWriter(self.workdir, step, self.run.config.log.tensorboard)
-            workdir_lib.write_environment(self.workdir, step)
+            self._writer = MetricsWriter(self.folder.path, step, self.run.config.log.tensorboard)
+            write_environment(self.folder, step)
 
     def due(self, step: int, stopping: bool) -> tuple[bool, bool]:
         """Says whether to evaluate and whether to save after a step."""
@@ -138,7 +139,7 @@ class Logbook:
             unwritten=self.log.unwritten,
             corrupt_images=self.log.corrupt_images,
             config=config_lib.flatten(config.to_dict()),
-            versions=workdir_lib.versions(),
+            versions=versions(),
         )
         self._checkpoints.save(step, state, copy.deepcopy(self.record), score)
 
@@ -162,5 +163,5 @@ class Logbook:
         last_eval = self.record["last_eval"]
         if self._primary:
             result = {**describe.result(self.run, last_eval), "together": self._together}
-            workdir_lib.write_json(self.workdir / "result.json", result)
+            write_json(self.folder.result_file, result)
         return last_eval

@@ -10,8 +10,8 @@ import ml_collections
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.cli import ExitCode
 from s2mlp_jax.progress import Progress, say
-from s2mlp_jax.saved import run_folder as workdir_lib
-from s2mlp_jax.saved.checkpoints import last_saved_step
+from s2mlp_jax.saved.environment import changed_versions
+from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train import describe
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train.data_wait import DataWait
@@ -50,7 +50,7 @@ def train_and_evaluate(
       Stopped: the process was asked to stop, and the run was saved.
     """
     config = config_lib.complete(config)
-    workdir_lib.check_config(pathlib.Path(workdir), config)
+    RunFolder(pathlib.Path(workdir)).check_config(config)
     return train(create_experiment(config, devices), workdir)
 
 
@@ -63,14 +63,15 @@ def train(
       train_step: from `make_train_step`, for an experiment that differs in its seed at the most;
         it is compiled once for all that are given the same one. Made here by default.
     """
-    if not last_saved_step(pathlib.Path(workdir)):
+    folder = RunFolder(pathlib.Path(workdir).absolute())
+    if not folder.last_saved_step():
         _ = run.initial  # what is wrong there is found before the folder is made
-    book = Logbook(run, pathlib.Path(workdir).absolute())
+    book = Logbook(run, folder)
     try:
         state = book.restore()
         for line in describe.start(run, book.record["step"]):
             say(line)
-        if versions := workdir_lib.changed_versions(book.record.get("versions", {})):
+        if versions := changed_versions(book.record.get("versions", {})):
             say(f"Other versions than at the last checkpoint, so not bit for bit: {versions}")
         if book.record["step"] < run.total_steps:
             book.open_files()
@@ -81,7 +82,7 @@ def train(
     finally:
         book.close()
     last_eval = book.write_result()
-    for line in describe.summary(run, last_eval, book.workdir):
+    for line in describe.summary(run, last_eval, folder.path):
         say(line)
     return last_eval
 

@@ -8,7 +8,7 @@ import ml_collections
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.progress import say
 from s2mlp_jax.saved.checkpoints import Checkpoints
-from s2mlp_jax.saved.run_folder import read_config
+from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train.experiment import Experiment, create_experiment
 from s2mlp_jax.train.state import TrainState
 
@@ -49,7 +49,7 @@ def restore_run(
         another model, or an image size that its weights do not fit.
     """
     workdir = pathlib.Path(workdir).absolute()
-    own = config_lib.complete(read_config(workdir))
+    own = config_lib.complete(RunFolder(workdir).read_config())
     if config is not None:
         _check_size(own, config)
         config = config_lib.complete(config)

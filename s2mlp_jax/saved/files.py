@@ -1,0 +1,139 @@
+"""Names of the files that runs, sweeps and exported models leave on disk; free of jax."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import typing
+import uuid
+
+Kind = typing.Literal["run", "exported model", "sweep", "none"]
+
+_A_KIND: dict[str, str] = {
+    "run": "the folder of a run",
+    "exported model": "an exported model",
+    "sweep": "the folder of a sweep",
+}
+_ADVICE = {
+    "run": "",
+    "exported model": (
+        " Exported models are for s2mlp_jax.predict, s2mlp_jax.probe, s2mlp_jax.load and "
+        "--config.init_from."
+    ),
+    "sweep": " Its runs are the folders SETTING/SEED in it.",
+}
+
+
+class _File:
+    """The path of a file or folder in a `Folder`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: "Folder", owner: type | None = None) -> pathlib.Path:
+        return folder.path / self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """A folder on disk, and the paths of all files that it may hold."""
+
+    path: pathlib.Path
+
+    # Of a run; a config.json is in an exported model too.
+    config_file = _File("config.json")
+    data_file = _File("data.json")
+    environment_file = _File("environment.json")
+    metrics_file = _File("metrics.jsonl")
+    evaluations_file = _File("eval.jsonl")
+    result_file = _File("result.json")
+    checkpoints = _File("checkpoints")
+    broken_checkpoints = _File("broken_checkpoints")
+    # Of a sweep, and of the runs in it.
+    sweep_file = _File("sweep.jsonl")
+    speed_file = _File("speed.json")
+    log_file = _File("log.txt")
+    failure_file = _File("failure.json")
+    # Of an exported model.
+    weights_file = _File("model.safetensors")
+    preprocessing_file = _File("preprocessing.json")
+    class_names_file = _File("class_names.json")
+    card_file = _File("README.md")
+
+    def starts_file(self, shard: str) -> pathlib.Path:
+        """Returns the file with one line per start of a sweep's shard, "0/1" for the whole."""
+        part = "" if shard == "0/1" else f"-{shard.replace('/', '-of-')}"
+        return self.path / f"starts{part}.jsonl"
+
+    def last_saved_step(self) -> int:
+        """Returns the step of a run's last checkpoint, 0 for none; opens no checkpoint."""
+        names = [path.name for path in self.checkpoints.glob("*")]
+        return max((int(name) for name in names if name.isdigit()), default=0)
+
+    @property
+    def kind(self) -> Kind:
+        """What the folder is; "none" also if there is no such folder.
+
+        Raises:
+          ValueError: if config.json cannot be read.
+        """
+        if self.sweep_file.exists():
+            return "sweep"
+        if self.weights_file.is_file():
+            return "exported model"
+        if self.config_file.exists():
+            return "exported model" if "training" in read_json(self.config_file) else "run"
+        return "run" if self.checkpoints.is_dir() else "none"
+
+    def check_kind(self, *allowed: Kind) -> Kind:
+        """Returns the kind of the folder.
+
+        Raises:
+          ValueError: if it is not one of those allowed; says what it is instead.
+        """
+        kind = self.kind
+        if kind in allowed:
+            return kind
+        wanted = " or ".join(_A_KIND[name] for name in allowed)
+        if not self.path.is_dir():
+            raise ValueError(f"There is no folder {self.path}; {wanted} is expected.")
+        if kind != "none":
+            raise ValueError(f"{self.path} is {_A_KIND[kind]}, not {wanted}.{_ADVICE[kind]}")
+        files = (self.config_file, self.checkpoints, self.weights_file, self.sweep_file)
+        raise ValueError(
+            f"{self.path} is not {wanted}: it holds none of {', '.join(x.name for x in files)}."
+        )
+
+
+def read_json(path: pathlib.Path) -> typing.Any:
+    """Reads a JSON file.
+
+    Raises:
+      ValueError: if it is not there or not JSON; names it.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}.") from error
+
+
+def write_json(path: pathlib.Path, content: typing.Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def append_json_line(path: pathlib.Path, content: typing.Any) -> None:
+    """Adds one line of JSON to a file."""
+    with path.open("a") as file:
+        file.write(json.dumps(content) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file, whole or not at all."""
+    # A name of its own: the shards of a sweep write the same file, and not always on one machine.
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
