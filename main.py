@@ -47,9 +47,9 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"Unknown arguments {' '.join(argv[1:])}.")
     from s2mlp_jax.progress import say
     from s2mlp_jax.train import devices as devices_lib  # after the flags, so that --help is quick
-    from s2mlp_jax.train import stated_devices, train_and_evaluate
-    from s2mlp_jax.train.evaluate_workdir import evaluate_workdir
+    from s2mlp_jax.train import train_and_evaluate
     from s2mlp_jax.train.plan import plan
+    from s2mlp_jax.train.restore import evaluate_workdir
 
     logging.set_verbosity(logging.ERROR)
     devices_lib.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     elif CONFIG.value is None:
         raise ValueError(f"--mode={MODE.value} needs a --config, such as {EXAMPLE}.")
     elif MODE.value == "plan":
-        devices = stated_devices.find(DEVICES.value)
+        devices = devices_lib.find_devices(DEVICES.value)
         for line in plan(CONFIG.value, devices, DEVICE_MEMORY_GIB.value):
             say(line)
     else:

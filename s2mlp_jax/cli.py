@@ -1,9 +1,10 @@
-"""What all commands share: exit codes, the parser of options, and one rule for errors.
+"""What all commands share: exit codes, the parsers of options, and one rule for errors.
 
 This file imports the standard library alone: `--help` is quick, and a report needs no jax.
 """
 
 import argparse
+import ast
 import enum
 import functools
 import opcode
@@ -12,7 +13,7 @@ import pathlib
 import sys
 import sysconfig
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
@@ -85,3 +86,26 @@ def is_mistake(error: BaseException) -> bool:
         return opcode.opname[code.co_code[innermost.tb_lasti]] == "RAISE_VARARGS"
     installed = file.startswith(_STANDARD_LIBRARY) or _INSTALLED & {*pathlib.Path(file).parts}
     return os.path.isfile(file) and not installed
+
+
+def parse_overrides(arguments: Iterable[str], prefix: str) -> dict[str, typing.Any]:
+    """Returns {"model.shift": "e"} for ["--config.model.shift=e"] and the prefix "--config.".
+
+    A value is what Python reads it as, and else text.
+
+    Raises:
+      ValueError: for arguments that begin otherwise, all of them, or one without a value.
+    """
+    arguments = list(arguments)
+    if unknown := [text for text in arguments if not text.startswith(prefix)]:
+        raise ValueError(f"Unknown arguments {' '.join(unknown)}.")
+    overrides: dict[str, typing.Any] = {}
+    for argument in arguments:
+        field, equals, text = argument.removeprefix(prefix).partition("=")
+        if not equals:
+            raise ValueError(f"{argument} has no value: {prefix}{field}=VALUE.")
+        try:
+            overrides[field] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            overrides[field] = text
+    return overrides

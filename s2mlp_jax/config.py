@@ -13,12 +13,12 @@ import typing
 import jax.numpy as jnp
 import ml_collections
 
+from s2mlp_jax.cli import parse_overrides
 from s2mlp_jax.data.on_device import Augmentation
 from s2mlp_jax.data.views import ON_CORRUPT, Crops
 from s2mlp_jax.models import Model, build
 from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.models.variants import get_variant
-from s2mlp_jax.overrides import parse_overrides
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

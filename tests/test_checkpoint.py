@@ -19,7 +19,7 @@ from s2mlp_jax.saved.metrics import MetricsWriter, read_metrics
 from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train import train_and_evaluate
-from s2mlp_jax.train.evaluate_workdir import evaluate_workdir
+from s2mlp_jax.train.restore import evaluate_workdir
 from tests.helpers import assert_same_run, read_lines, read_state, tiny_config
 
 # A restore that fails leaves a future behind in Orbax whose error nobody reads. When it is

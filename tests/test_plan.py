@@ -11,9 +11,9 @@ import pytest
 from s2mlp_jax.config import load_config
 from s2mlp_jax.data.known_sizes import stand_in
 from s2mlp_jax.train import step_cost
+from s2mlp_jax.train.devices import PlannedDevices, find_devices
 from s2mlp_jax.train.experiment import create_experiment
 from s2mlp_jax.train.plan import plan
-from s2mlp_jax.train.stated_devices import Devices, find
 from tests.helpers import ROOT, tiny_config
 from tests.test_cli import main
 
@@ -38,8 +38,15 @@ def small_config(**overrides):  # noqa: ANN003, ANN201
     return load_config(str(ROOT / "configs/s2mlp_wide.py"), {**SMALL, **fields})
 
 
+def bytes_in(lines: str, pattern: str) -> float:
+    """Returns the bytes of the first size, "12.5 MiB", where SIZE stands in a pattern."""
+    found = re.search(pattern.replace("SIZE", r"([\d.]+) (\w+)"), lines)
+    assert found, lines
+    return float(found[1]) * {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[found[2]]
+
+
 def total_of(lines: str) -> float:
-    return float(re.search(r"together ([\d.e-]+) GiB", lines)[1])  # type: ignore[index]
+    return bytes_in(lines, "together SIZE")
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -132,20 +139,20 @@ def test_stand_ins_have_the_known_sizes() -> None:
 
 def test_prepared_data_are_counted() -> None:
     config = small_config(model__depth=1, augment__erasing_prob=0.25, augment__mix_prob=1.0)
-    lines = "\n".join(plan(config, Devices(jax.devices(), "stated by a test")))
+    lines = "\n".join(plan(config, PlannedDevices(jax.devices(), "stated by a test")))
     assert "imagenet2012/5.1.0 train: 24 images" in lines
 
 
 def test_data_of_unknown_size_get_the_command_that_prepares_them() -> None:
     config = small_config(data__name="food101")
     with pytest.raises(ValueError, match="'food101' is not prepared"):
-        next(plan(config, Devices(jax.devices(), "")))
+        next(plan(config, PlannedDevices(jax.devices(), "")))
 
 
 def test_devices_that_cannot_be() -> None:
     for spec in ("0", "-1", "many", "v5e"):
         with pytest.raises(ValueError, match="must be a number, or a TPU slice"):
-            find(spec)
+            find_devices(spec)
 
 
 @pytest.mark.slow
@@ -157,11 +164,11 @@ def test_plan_of_the_digits(tmp_path: pathlib.Path) -> None:
     assert "167,754 parameters, 2,626,176 multiply-accumulates" in output
     assert "train (not prepared here): 1,437 images" in output
     assert "674 steps, 43,136 images, 30 evaluations, 6 checkpoints" in output
-    assert "parameters 0.000625 GiB, optimizer 0.00125 GiB, average 0 GiB" in output
+    assert "parameters 655 KiB, optimizer 1.28 MiB, average 0 B" in output
     assert re.search(r"time +[\d.]+ \w+: 674 steps of [\d.]+ m?s and 30 evaluations", output)
-    disk = re.search(r"disk +([\d.e-]+) GiB for .* the best, ([\d.e-]+) GiB each", output)
-    assert disk, output
-    assert float(disk[1]) == pytest.approx(4 * float(disk[2]), rel=0.01)  # three, and the best
+    disk = bytes_in(output, "disk +SIZE for")
+    each = bytes_in(output, "the best, SIZE each")
+    assert disk == pytest.approx(4 * each, rel=0.01)  # three, and the best
     assert ": it fits" in output
     assert os.listdir(tmp_path) == []
 
@@ -176,18 +183,17 @@ def test_advice_holds() -> None:
     assert "1,281,167 images" in output
     assert "state it with --device_memory_gib" in output
     assert "time      not measured: the 8 devices are parts of one CPU" in output
-    limit = f"--device_memory_gib={0.55 * total_of(output)}"
+    limit = f"--device_memory_gib={0.55 * total_of(output) / 2**30}"
     code, output = main(*command, limit, **NO_DATA)
     assert code == 0, output
     assert "DOES NOT FIT" in output
     advice = re.search(r"advice +it fits with (.*)", output)
     assert advice, output
-    total = re.search(rf"([\d.e-]+) GiB  {re.escape(advice[1])}  fits", output)
-    assert total, output
+    total = bytes_in(output, f"SIZE  {re.escape(advice[1])}  fits")
     code, output = main(*command, limit, *advice[1].split(), **NO_DATA)
     assert code == 0, output
     assert ": it fits" in output
-    assert total_of(output) == float(total[1])
+    assert total_of(output) == total
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ from s2mlp_jax.saved import from_run, pretrained
 from s2mlp_jax.saved.preprocessing import Preprocessing
 from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train import train_and_evaluate
-from s2mlp_jax.train.evaluate_workdir import evaluate_workdir
+from s2mlp_jax.train.restore import evaluate_workdir
 from tests.helpers import ROOT, read_state, tiny_config
 from tests.test_models import small_model
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from s2mlp_jax.data.meter import say
 from s2mlp_jax.data.split import Split
 from s2mlp_jax.data.views import CUT_MODES
+from s2mlp_jax.progress import say
 
 # Of the files that are images; what else Pillow may read is passed over, and that is said.
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -237,4 +237,4 @@ def _unreadable(path: str, error: OSError) -> ValueError:
 @functools.lru_cache
 def _say_once(message: str) -> None:
     """Says it where a part of the same folder is opened for the first time only."""
-    say(message)
+    say(message, every_process=True)

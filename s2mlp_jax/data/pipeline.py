@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from grain.experimental import index_shuffle
 
-from s2mlp_jax.data.meter import say
 from s2mlp_jax.data.sources import Split
 from s2mlp_jax.data.views import BrokenImageError, Crops, decode, eval_view, train_views
+from s2mlp_jax.progress import say
 
 Batch = dict[str, np.ndarray]
 Record = dict[str, typing.Any]
@@ -212,7 +212,7 @@ class _Reader:
                     raise
                 if record["index"] not in self._told:
                     self._told.add(record["index"])
-                    say(f"Left out. {error}")
+                    say(f"Left out. {error}", every_process=True)
             record = self._split.source[(asked["index"] + ahead) % len(self._split)]
         raise BrokenImageError(f"{self._split.name} has no image that can be read.")
 

@@ -18,12 +18,11 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from s2mlp_jax.cli import ExitCode, Parser, command
+from s2mlp_jax.cli import ExitCode, Parser, command, parse_overrides
 from s2mlp_jax.export.export_model import FORMATS, export_model
 from s2mlp_jax.export.model_card import LICENSE
 from s2mlp_jax.export.timm_files import export_weights, import_weights
 from s2mlp_jax.model_options import add_checkpoint_options
-from s2mlp_jax.overrides import parse_overrides
 from s2mlp_jax.saved.arrays import flatten
 
 

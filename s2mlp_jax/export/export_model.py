@@ -12,8 +12,8 @@ import numpy as np
 from s2mlp_jax.cli import ExitCode
 from s2mlp_jax.data.image_files import find_files
 from s2mlp_jax.export import onnx, pytorch, stablehlo
+from s2mlp_jax.export.common import require
 from s2mlp_jax.export.model_card import LICENSE, write_card
-from s2mlp_jax.export.needs import require
 from s2mlp_jax.models import Model, build
 from s2mlp_jax.saved import pretrained
 from s2mlp_jax.saved.model_folder import ModelFolder, write_description, write_model_folder

@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s2mlp_jax.export.closed import close
-from s2mlp_jax.export.needs import require
+from s2mlp_jax.export.common import classifier, require
 from s2mlp_jax.models import Model
 
 NEEDS: tuple[str, ...] = ("jax2onnx", "onnx", "onnxruntime")
@@ -43,7 +42,7 @@ def write(
       ValueError: a package is missing, or jax2onnx cannot convert what the model computes.
     """
     jax2onnx, onnx = require("jax2onnx", FILE), require("onnx", FILE)
-    classify = close(model, variables)
+    classify = classifier(model, variables)
 
     def classify_for_jax2onnx(images: jax.Array) -> jax.Array:
         # Without jit inside of it: how jax 0.12 writes that down jax2onnx 0.13 cannot read.

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from s2mlp_jax.export.needs import require
+from s2mlp_jax.export.common import require
 from s2mlp_jax.models import Model, Variant
 from s2mlp_jax.models.mixers import SpatialShift
 from s2mlp_jax.models.spatial_shift import parse_pattern

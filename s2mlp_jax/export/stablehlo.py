@@ -15,7 +15,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from s2mlp_jax.export.closed import close
+from s2mlp_jax.export.common import classifier
 from s2mlp_jax.models import Model
 
 NEEDS: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ def write(
       image_size: pixels, of square images.
       channels: of the images.
     """
-    classify = close(model, variables)
+    classify = classifier(model, variables)
     (batch,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, image_size, image_size, channels), jnp.float32)
     exported = jax.export.export(jax.jit(classify), platforms=PLATFORMS)(images)

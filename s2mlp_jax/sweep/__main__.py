@@ -18,8 +18,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from s2mlp_jax.cli import ExitCode, Parser, command
-from s2mlp_jax.overrides import parse_overrides
+from s2mlp_jax.cli import ExitCode, Parser, command, parse_overrides
 from s2mlp_jax.progress import say
 from s2mlp_jax.sweep.measure import measure_sweep
 from s2mlp_jax.sweep.run import run_sweep, runs_left

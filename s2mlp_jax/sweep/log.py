@@ -4,7 +4,7 @@ import pathlib
 import typing
 from collections.abc import Sequence
 
-from s2mlp_jax.progress import say
+from s2mlp_jax.progress import duration, say
 from s2mlp_jax.saved.environment import environment
 from s2mlp_jax.saved.files import Folder, append_json_line, read_json, write_json
 from s2mlp_jax.saved.metrics import read_metrics, training_seconds
@@ -94,7 +94,7 @@ class SweepLog:
         number = 1 + self.sweep.runs.index(run)
         say(
             f"[{number}/{len(self.sweep.runs)}] {run.setting}, seed {run.seed}: {figures}  "
-            f"in {seconds:.1f} s, {_duration(left)} left"
+            f"in {duration(seconds)}, {duration(left)} left"
         )
 
     def _training_seconds(self, run: SweepRun, folder: RunFolder) -> float:
@@ -110,7 +110,3 @@ class SweepLog:
         figures = {"runs": self.runs, "seconds": seconds, "training_seconds": self._training}
         path = self.folder.starts_file(self.sweep.shard)
         append_json_line(path, {**environment(), **figures})
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

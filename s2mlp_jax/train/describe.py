@@ -2,7 +2,6 @@
 
 import pathlib
 import sys
-import typing
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -100,25 +99,6 @@ def eval_figures(evaluation: Mapping[str, float]) -> str:
         for prefix in ("eval", "eval_ema")
         if f"{prefix}/count" in evaluation
     ) + (f"  ({broken:,} broken images left out)" if broken else "")
-
-
-def result(run: Experiment, evaluation: Mapping[str, float]) -> dict[str, typing.Any]:
-    """Returns what a finished run leaves for reports, in `result.json`."""
-    config = run.config
-    return {
-        "model": config.model.name,
-        "seed": config.seed,
-        "train_data": run.train_split.name,
-        "train_images": len(run.train_split),
-        "eval_data": run.eval_split.name,
-        "image_size": config.data.image_size,
-        "parameters": run.parameters,
-        "macs": run.macs_per_image,
-        "steps": run.total_steps,
-        "epochs": run.total_steps / run.steps_per_epoch,
-        "batch_size": config.train.batch_size,
-        "evaluation": dict(evaluation),
-    }
 
 
 def summary(run: Experiment, evaluation: Mapping[str, float], workdir: pathlib.Path) -> list[str]:

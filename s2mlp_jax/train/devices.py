@@ -1,38 +1,65 @@
-"""Devices: one mesh axis over all of them, the batch cut along it, the state whole or cut too.
+"""Devices: what they are, how arrays are laid out over them, and which ones a plan is for.
 
-The same code serves one device, eight, and many hosts.
+One mesh axis covers all devices; the batch is cut along it, and the state is whole or cut too. The
+same code serves one device, eight, and many hosts.
 """
 
 import math
+import os
+import re
 import typing
 
 import jax
 import numpy as np
+from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-# Dense peak of one device in bfloat16 multiply-and-adds, floating-point operations per second
-# (makers' data sheets; not the figures with sparsity). Matched against jax's `device_kind`. Of
-# TPU v2 and v3 a device is one of a chip's two cores.
-_PEAK_FLOPS = {
-    "TPU v2": 22.5e12,
-    "TPU v3": 61.5e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 NVL": 835e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2250e12,
-    "NVIDIA L4": 121e12,
-    "NVIDIA L40": 181e12,
-    "NVIDIA L40S": 362e12,
+
+class DataSheet(typing.NamedTuple):
+    """What the maker's data sheet says of one device.
+
+    Attributes:
+      peak_flops: dense peak in bfloat16, floating-point operations per second; not the figure with
+        sparsity.
+      memory_gib: GiB of memory; None where it is never needed, since jax asks the device itself.
+    """
+
+    peak_flops: float
+    memory_gib: int | None = None
+
+
+# Matched against jax's `device_kind`. Of TPU v2 and v3 a device is one of a chip's two cores.
+_DATA_SHEETS = {
+    "TPU v2": DataSheet(22.5e12, 8),
+    "TPU v3": DataSheet(61.5e12, 16),
+    "TPU v4": DataSheet(275e12, 32),
+    "TPU v5 lite": DataSheet(197e12, 16),
+    "TPU v5e": DataSheet(197e12, 16),
+    "TPU v5p": DataSheet(459e12, 95),
+    "TPU v5": DataSheet(459e12, 95),
+    "TPU v6 lite": DataSheet(918e12, 32),
+    "TPU v6e": DataSheet(918e12, 32),
+    "NVIDIA A100": DataSheet(312e12),
+    "NVIDIA H100 PCIe": DataSheet(756e12),
+    "NVIDIA H100 NVL": DataSheet(835e12),
+    "NVIDIA H100": DataSheet(989e12),
+    "NVIDIA H200": DataSheet(989e12),
+    "NVIDIA B200": DataSheet(2250e12),
+    "NVIDIA L4": DataSheet(121e12),
+    "NVIDIA L40": DataSheet(181e12),
+    "NVIDIA L40S": DataSheet(362e12),
 }
+
+
+def _data_sheet(device: jax.Device) -> DataSheet | None:
+    kinds = [kind for kind in _DATA_SHEETS if device.device_kind.startswith(kind)]
+    return _DATA_SHEETS[max(kinds, key=len)] if kinds else None
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """Returns the dense bfloat16 peak of a device (floating-point operations/s), if known."""
+    sheet = _data_sheet(device)
+    return sheet.peak_flops if sheet else None
 
 
 # An array of fewer elements stays whole on every device: gathering it would cost more in
@@ -187,7 +214,77 @@ def _put(x: typing.Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
-def peak_flops(device: jax.Device) -> float | None:
-    """Returns the dense bfloat16 peak of a device (floating-point operations/s), if known."""
-    kinds = [kind for kind in _PEAK_FLOPS if device.device_kind.startswith(kind)]
-    return _PEAK_FLOPS[max(kinds, key=len)] if kinds else None
+class PlannedDevices(typing.NamedTuple):
+    """Devices to plan a run for.
+
+    Attributes:
+      devices: of jax.
+      absent: why nothing can run on them, so that they are compiled for only; "" if they are here.
+    """
+
+    devices: list[jax.Device]
+    absent: str
+
+
+def find_devices(spec: str | None) -> PlannedDevices:
+    """Finds the devices of a plan; to be called before jax does anything.
+
+    Args:
+      spec: None for all that are here; a number, "8"; or a TPU slice by type and shape, "v5e:2x4",
+        which is compiled for without one, where libtpu is installed.
+
+    Raises:
+      ValueError: neither a number nor a slice that the installed libtpu knows.
+    """
+    if spec is None:
+        return PlannedDevices(jax.devices(), "")
+    if re.fullmatch(r"[1-9]\d*", spec):
+        return _count(int(spec))
+    if re.fullmatch(r"v\w+:\d+(x\d+)+", spec):
+        return _slice(spec)
+    raise ValueError(
+        f"--devices must be a number, or a TPU slice such as v5e:2x4, v4:2x2x1; got {spec!r}."
+    )
+
+
+def _count(count: int) -> PlannedDevices:
+    jax.config.update("jax_num_cpu_devices", count)  # of the CPU alone: others are as many as are
+    there = jax.devices()
+    if there[0].platform != "cpu" and count <= len(there):
+        return PlannedDevices(there[:count], "")
+    devices = jax.devices("cpu")[:count]
+    if there[0].platform == "cpu" and count == 1:
+        return PlannedDevices(devices, "")
+    reason = f"the {count} devices are parts of one CPU"
+    if there[0].platform != "cpu":
+        reason += (
+            f", since only {len(there)} x {there[0].device_kind} are there; another compiler "
+            "shares out the memory of gradients and activations otherwise"
+        )
+    return PlannedDevices(devices, reason)
+
+
+def _slice(spec: str) -> PlannedDevices:
+    # Else libtpu asks the cloud's metadata for the machine that this is not.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    jax.config.update("jax_platforms", "cpu")
+    try:
+        devices = topologies.get_topology_desc(spec, "tpu").devices
+    except (RuntimeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"--devices={spec}: {reason} Compiling for a TPU needs libtpu, here or on a TPU's "
+            'machine: pip install "jax[tpu]". A number of devices needs nothing.'
+        ) from error
+    return PlannedDevices(list(devices), f"no {spec} is here, it is compiled for alone")
+
+
+def memory_limit(devices: PlannedDevices) -> int | None:
+    """Returns the bytes that a program may have on one device, where that is known."""
+    device = devices.devices[0]
+    if devices.absent:
+        sheet = _data_sheet(device)
+        return sheet.memory_gib * 2**30 if sheet and sheet.memory_gib else None
+    if device.platform == "cpu" and hasattr(os, "sysconf"):  # the devices share its memory
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(devices.devices)
+    return (device.memory_stats() or {}).get("bytes_limit")

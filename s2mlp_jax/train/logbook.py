@@ -162,6 +162,21 @@ class Logbook:
         """Writes `result.json` of a finished run; returns its last evaluation."""
         last_eval = self.record["last_eval"]
         if self._primary:
-            result = {**describe.result(self.run, last_eval), "together": self._together}
+            run, config = self.run, self.run.config
+            result = {
+                "model": config.model.name,
+                "seed": config.seed,
+                "train_data": run.train_split.name,
+                "train_images": len(run.train_split),
+                "eval_data": run.eval_split.name,
+                "image_size": config.data.image_size,
+                "parameters": run.parameters,
+                "macs": run.macs_per_image,
+                "steps": run.total_steps,
+                "epochs": run.total_steps / run.steps_per_epoch,
+                "batch_size": config.train.batch_size,
+                "evaluation": dict(last_eval),
+                "together": self._together,
+            }
             write_json(self.folder.result_file, result)
         return last_eval

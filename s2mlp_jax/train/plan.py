@@ -14,7 +14,9 @@ from s2mlp_jax import config as config_lib
 from s2mlp_jax.data import sources
 from s2mlp_jax.data.known_sizes import stand_in
 from s2mlp_jax.data.names import base_name
-from s2mlp_jax.train import describe, stated_devices
+from s2mlp_jax.progress import duration, human_size
+from s2mlp_jax.train import describe
+from s2mlp_jax.train.devices import PlannedDevices, memory_limit
 from s2mlp_jax.train.experiment import Experiment, create_experiment
 from s2mlp_jax.train.step_cost import CompiledStep, bytes_on_a_device, compile_step, measure
 
@@ -27,14 +29,14 @@ Splits = tuple[sources.Split, sources.Split]
 
 def plan(
     config: ml_collections.ConfigDict,
-    devices: stated_devices.Devices,
+    devices: PlannedDevices,
     device_memory_gib: float = 0.0,
 ) -> Iterator[str]:
     """Yields the lines of a plan, each as soon as it is known.
 
     Args:
       config: of the run.
-      devices: to plan for, of `stated_devices.find`.
+      devices: to plan for, of `find_devices`.
       device_memory_gib: what a program may have of a device's memory; 0 asks the device.
 
     Raises:
@@ -43,10 +45,10 @@ def plan(
     config = config_lib.complete(config)
     splits = _find_splits(config)
     run = create_experiment(config, devices.devices, splits=splits)
-    limit = int(device_memory_gib * 2**30) or stated_devices.memory_limit(devices)
+    limit = int(device_memory_gib * 2**30) or memory_limit(devices)
     yield from describe.start(run, 0)
-    if devices.stated:
-        yield f"          stated: {devices.stated}"
+    if devices.absent:
+        yield f"          stated: {devices.absent}"
 
     step = compile_step(run)
     yield _compiled_line(run, step)
@@ -72,17 +74,18 @@ def plan(
     state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(run.abstract_state()))
     kept = config.checkpoint.keep + 1
     yield (
-        f"disk      {_gib(kept * state)} for checkpoints: the last {config.checkpoint.keep} and "
-        f"the best, {_gib(state)} each; {_gib((kept + 1) * state)} while one is being replaced"
+        f"disk      {human_size(kept * state)} for checkpoints: the last {config.checkpoint.keep} "
+        f"and the best, {human_size(state)} each; {human_size((kept + 1) * state)} while one is "
+        "being replaced"
     )
-    if devices.stated:
-        yield f"time      not measured: {devices.stated}"
+    if devices.absent:
+        yield f"time      not measured: {devices.absent}"
         return
     times = measure(run)
     total = run.total_steps * times.step + evaluations * times.evaluation
     yield (
-        f"time      {_duration(total)}: {run.total_steps:,} steps of {_duration(times.step)} and "
-        f"{evaluations:,} evaluations of {_duration(times.evaluation)}; {times.how}"
+        f"time      {duration(total)}: {run.total_steps:,} steps of {duration(times.step)} and "
+        f"{evaluations:,} evaluations of {duration(times.evaluation)}; {times.how}"
     )
     yield (
         "          compiling, saving and waiting for data are not in it: the data must come at "
@@ -117,18 +120,19 @@ def _compiled_line(run: Experiment, step: CompiledStep) -> str:
 
 
 def _memory_lines(step: CompiledStep, limit: int | None) -> Iterator[str]:
-    has = _gib(limit) if limit else "unknown; state it with --device_memory_gib=16"
+    has = human_size(limit) if limit else "unknown; state it with --device_memory_gib=16"
     memory = step.memory
     if memory is None:
         yield f"memory    does not fit: {step.refusal}"
         return
     yield (
-        f"memory    on each device: parameters {_gib(memory.parameters)}, "
-        f"optimizer {_gib(memory.optimizer)}, average {_gib(memory.average)}, "
-        f"batches {_gib(memory.batches)}, gradients and activations {_gib(memory.working)}"
+        f"memory    on each device: parameters {human_size(memory.parameters)}, "
+        f"optimizer {human_size(memory.optimizer)}, average {human_size(memory.average)}, "
+        f"batches {human_size(memory.batches)}, "
+        f"gradients and activations {human_size(memory.working)}"
     )
     verdict = "" if limit is None else ": it fits" if _fits(step, limit) else ": DOES NOT FIT"
-    yield f"          together {_gib(memory.total)}; a device has {has}{verdict}"
+    yield f"          together {human_size(memory.total)}; a device has {has}{verdict}"
 
 
 def _fits(step: CompiledStep, limit: int | None) -> bool:
@@ -173,7 +177,7 @@ def _search(run: Experiment, splits: Splits, limit: int) -> Generator[str, None,
         middle = high  # the smallest parts first
         while low <= high:
             step = compile_step(_change(run, options[middle], splits))
-            total = _gib(step.memory.total) if step.memory else "too much"
+            total = human_size(step.memory.total) if step.memory else "too much"
             fits = _fits(step, limit or None)
             yield f"          {total:>10}  {_flags(options[middle])}{'  fits' if fits else ''}"
             if not fits and middle == len(options) - 1:
@@ -193,14 +197,3 @@ def _change(run: Experiment, changes: Overrides, splits: Splits) -> Experiment:
 
 def _flags(changes: Mapping[str, typing.Any]) -> str:
     return " ".join(f"--config.{field}={value}" for field, value in changes.items())
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.3g} GiB"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60), ("s", 1)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"

@@ -1,14 +1,18 @@
-"""A run's folder, back to the experiment and the state of one of its checkpoints."""
+"""Restores a run from one of its checkpoints, and evaluates it, also on other data."""
 
 import pathlib
+import time
 import typing
 
+import jax
 import ml_collections
 
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.progress import say
 from s2mlp_jax.saved.checkpoints import Checkpoints
+from s2mlp_jax.saved.files import append_json_line
 from s2mlp_jax.saved.run_folder import RunFolder
+from s2mlp_jax.train import describe
 from s2mlp_jax.train.experiment import Experiment, create_experiment
 from s2mlp_jax.train.state import TrainState
 
@@ -66,6 +70,40 @@ def restore_run(
     run = create_experiment(own, for_training=False)
     state, _ = checkpoints.restore(step, like=run.abstract_state())
     return Restored(run, state, step)
+
+
+def evaluate_workdir(
+    workdir: str | pathlib.Path,
+    checkpoint: str = "latest",
+    config: ml_collections.ConfigDict | None = None,
+) -> dict[str, float]:
+    """Evaluates a checkpoint, and adds the result to `eval.jsonl`.
+
+    Args:
+      workdir, checkpoint, config: as in `restore_run`.
+
+    Returns:
+      The metrics, as in the run's own evaluations.
+
+    Raises:
+      ValueError: as `restore_run` does.
+    """
+    workdir = pathlib.Path(workdir).absolute()
+    run, state, step = restore_run(workdir, checkpoint, config)
+    result = run.evaluate(state)
+    size = run.config.data.image_size
+    say(f"{workdir}, step {step}, {run.eval_split.name} at {size}x{size} pixels:")
+    say(f"{describe.eval_figures(result)}, over {result['eval/count']:,} images")
+    if jax.process_index() == 0:
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "step": step,
+            "data": run.eval_split.name,
+            "image_size": size,
+            **result,
+        }
+        append_json_line(RunFolder(workdir).evaluations_file, line)
+    return result
 
 
 def _check_size(own: ml_collections.ConfigDict, config: ml_collections.ConfigDict) -> None:

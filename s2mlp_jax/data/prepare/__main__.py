@@ -29,7 +29,6 @@ from etils import epath
 from s2mlp_jax.cli import ExitCode, Parser, command
 from s2mlp_jax.data import names, sources
 from s2mlp_jax.data.folder import open_folder
-from s2mlp_jax.data.meter import Meter, duration, gigabytes, say
 from s2mlp_jax.data.prepare import derived, tars
 from s2mlp_jax.data.prepare.reduce import JPEG_QUALITY
 from s2mlp_jax.data.prepare.workspace import (
@@ -38,6 +37,7 @@ from s2mlp_jax.data.prepare.workspace import (
     local_folder,
     seconds_per_byte,
 )
+from s2mlp_jax.progress import Meter, duration, human_size, say
 
 # What TFDS itself does with an image of ImageNet, on one core: docs/imagenet.md.
 _SECONDS_PER_IMAGE = 1.3e-3
@@ -90,7 +90,7 @@ def prepare(arguments: argparse.Namespace) -> None:
     if copy:
         _check_same(copy, dict(info.metadata or {}), info.data_dir)
     splits = ", ".join(f"{key} {split.num_examples:,}" for key, split in info.splits.items())
-    say(f"{info.full_name} in {info.data_dir}: {splits} images, {gigabytes(info.dataset_size)}")
+    say(f"{info.full_name} in {info.data_dir}: {splits} images, {human_size(info.dataset_size)}")
     say(f"Train on it: --config.data.name={name} --config.data.data_dir={directory}")
 
 
@@ -180,9 +180,9 @@ def _prepare_imagenet(arguments: argparse.Namespace, directory: pathlib.Path) ->
     pace, copied = seconds_per_byte(arguments.manual_dir / tars.TRAIN, directory)
     seconds = contents.images * _SECONDS_PER_IMAGE + 2 * contents.size * pace
     say(
-        f"{contents.images:,} images, {gigabytes(contents.size)}, in about {duration(seconds)}: "
+        f"{contents.images:,} images, {human_size(contents.size)}, in about {duration(seconds)}: "
         f"TFDS handles {1 / _SECONDS_PER_IMAGE:.0f} images/s, and writes everything twice, first "
-        f"to shuffle it; a copy of {gigabytes(copied)} to {directory} took {pace * copied:.1f} s."
+        f"to shuffle it; a copy of {human_size(copied)} to {directory} took {pace * copied:.1f} s."
     )
     # TFDS shuffles by way of a thousand open files.
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)

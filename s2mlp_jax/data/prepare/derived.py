@@ -17,9 +17,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from s2mlp_jax.data import sources
-from s2mlp_jax.data.meter import Meter, duration, gigabytes, say
 from s2mlp_jax.data.prepare.reduce import RESTART_ROWS, encoder, reduce_image
 from s2mlp_jax.data.prepare.workspace import check_room
+from s2mlp_jax.progress import Meter, duration, human_size, say
 
 _SHARD_BYTES = 128 << 20
 _SAMPLES = 128  # images converted beforehand, to say how long it takes and how much room it needs
@@ -209,7 +209,7 @@ def _forecast(
     check_room(directory, total * part * mean_bytes)
     say(
         f"{total:,} images to read, about {total * part:,.0f} to write, "
-        f"{gigabytes(total * part * mean_bytes)}, in about {duration(seconds)} with "
+        f"{human_size(total * part * mean_bytes)}, in about {duration(seconds)} with "
         f"{os.cpu_count()} cores (estimated from {len(indices)} of them)."
     )
     return mean_bytes

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from s2mlp_jax.cli import ExitCode
 from s2mlp_jax.data import sources
-from s2mlp_jax.data.meter import gigabytes, say
+from s2mlp_jax.progress import human_size, say
 
 
 def local_folder(data_dir: str) -> pathlib.Path:
@@ -75,7 +75,7 @@ def check_room(folder: pathlib.Path, needed: float) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ValueError(
-            f"{folder} has {gigabytes(free)} left, {gigabytes(needed)} are needed. Make room, or "
+            f"{folder} has {human_size(free)} left, {human_size(needed)} are needed. Make room, or "
             "choose another disk by --data_dir."
         )
 
