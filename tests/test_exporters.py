@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import s2mlp_jax
-from s2mlp_jax.export import needs, pytorch, stablehlo
+from s2mlp_jax.export import common, pytorch, stablehlo
 from s2mlp_jax.export import onnx as onnx_exporter
 from s2mlp_jax.models import Model
 from s2mlp_jax.models.spatial_shift import BORDERS, parse_pattern
@@ -313,7 +313,7 @@ def test_packages_that_are_missing(tmp_path: pathlib.Path, monkeypatch: pytest.M
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "broken_package.py").write_text("import no_such_package")
     with pytest.raises(ModuleNotFoundError, match="no_such_package"):
-        needs.require("broken_package", "model.onnx")
+        common.require("broken_package", "model.onnx")
 
 
 def needed(exporter: types.ModuleType) -> typing.Any:

@@ -27,7 +27,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     weights = Weights(variables, "s2mlp_digits", 10, 8, net.variant.fields())
     how = Preprocessing(8, 1.0, "bicubic", (0.3,), (0.38,))
     folder = tmp_path_factory.mktemp("probe")
-    write_model_folder(folder, ModelFolder(weights, how, tuple("0123456789"), {}), "# a card\n")
+    write_model_folder(
+        folder, ModelFolder(weights, how, tuple("0123456789"), "float32", {}), "# a card\n"
+    )
     return folder
 
 

@@ -28,6 +28,7 @@ from s2mlp_jax.export import export_model, stablehlo
 from s2mlp_jax.models.backbone import OUTPUTS
 from s2mlp_jax.report import read_study
 from s2mlp_jax.saved import from_run, pretrained
+from s2mlp_jax.saved.files import write_json
 from s2mlp_jax.saved.preprocessing import Preprocessing
 from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train import train_and_evaluate
@@ -411,13 +412,28 @@ def test_more_than_eight_bits_are_refused(tmp_path: pathlib.Path) -> None:
 
 def test_a_model_computes_as_it_was_evaluated(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
     folder = copy_of(model, tmp_path / "half")
-    config = (folder / "config.json").read_text()
-    (folder / "config.json").write_text(
-        config.replace('"train.dtype": "float32"', '"train.dtype": "bfloat16"')
-    )
+    config = json.loads((folder / "config.json").read_text())
+    assert config["dtype"] == "float32"
     assert s2mlp_jax.load(model).model.dtype == np.float32
+    write_json(folder / "config.json", {**config, "dtype": "bfloat16"})
     assert s2mlp_jax.load(folder).model.dtype == jax.numpy.bfloat16
     assert s2mlp_jax.load(folder, dtype=np.float32).model.dtype == np.float32
+    write_json(folder / "config.json", {**config, "dtype": "float16"})
+    with pytest.raises(ValueError, match=r"config.json: unknown dtype 'float16'. Allowed are fl"):
+        s2mlp_jax.load(folder)
+
+
+def test_a_folder_without_the_dtype_opens(model: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """As commit 9eb45ab wrote it: the dtype stood in the recipe alone, and not in every folder."""
+    folder = copy_of(model, tmp_path / "before")
+    config = json.loads((folder / "config.json").read_text())
+    del config["dtype"]
+    assert list(config) == ["model", "training"]
+    config["training"]["recipe"]["train.dtype"] = "bfloat16"
+    write_json(folder / "config.json", config)
+    assert s2mlp_jax.load(folder).model.dtype == jax.numpy.bfloat16
+    write_json(folder / "config.json", {**config, "training": {}})
+    assert s2mlp_jax.load(folder).model.dtype == np.float32
 
 
 # --- predict

@@ -65,7 +65,8 @@ def read_run(workdir: pathlib.Path, checkpoint: str, last: bool = False) -> Mode
         _fields(config),
     )
     training = _training(folder, config, data, weights, step, averaged)
-    return ModelFolder(weights, _preprocessing(config.data), class_names, training)
+    preprocessing = _preprocessing(config.data)
+    return ModelFolder(weights, preprocessing, class_names, config.train.dtype, training)
 
 
 def describe_run(workdir: pathlib.Path) -> tuple[str, dict[str, typing.Any], Preprocessing]:

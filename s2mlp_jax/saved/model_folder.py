@@ -1,9 +1,9 @@
 """One folder is a model: its files, written and read. The layout is the one that hubs expect.
 
 model.safetensors    the weights, by path: "params/head/bias"
-config.json          which model it is, and how it was trained
+config.json          which model it is, the dtype that it computes in, and how it was trained
 preprocessing.json   what an image goes through before
-class_names.json     one name an output
+class_names.json     one name per output
 README.md            the model card
 """
 
@@ -12,6 +12,7 @@ import json
 import pathlib
 import typing
 
+from s2mlp_jax.config import DTYPES
 from s2mlp_jax.saved.arrays import unflatten
 from s2mlp_jax.saved.files import Folder, read_json
 from s2mlp_jax.saved.preprocessing import Preprocessing
@@ -23,12 +24,14 @@ class ModelFolder(typing.NamedTuple):
 
     Attributes:
       class_names: one per output of the head.
+      dtype: of the computation, a key of `config.DTYPES`.
       training: how it was trained, for the card, from `from_run`; {} if not known.
     """
 
     weights: Weights
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
+    dtype: str
     training: dict[str, typing.Any]
 
 
@@ -38,7 +41,11 @@ def write_description(folder: pathlib.Path, content: ModelFolder, card: str) -> 
     Raises:
       OSError: if the folder cannot be written to.
     """
-    config = {"model": content.weights.describe(), "training": content.training}
+    config = {
+        "model": content.weights.describe(),
+        "dtype": content.dtype,
+        "training": content.training,
+    }
     files = Folder(folder)
     _write_json(files.config_file, config)
     _write_json(files.preprocessing_file, dataclasses.asdict(content.preprocessing))
@@ -85,13 +92,20 @@ def read_model_folder(folder: str | pathlib.Path) -> ModelFolder:
     try:
         weights = Weights(variables, **config["model"])
         preprocessing = Preprocessing(**read_json(files.preprocessing_file))
-        content = ModelFolder(weights, preprocessing, tuple(class_names), config["training"])
+        training = config["training"]
+        # Folders that were exported before there was this field have it in the recipe only.
+        dtype = config.get("dtype") or training.get("recipe", {}).get("train.dtype", "float32")
+        content = ModelFolder(weights, preprocessing, tuple(class_names), dtype, training)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder} is no folder of a model: {error}.") from error
     if len(class_names) != weights.num_classes:
         raise ValueError(
             f"{files.class_names_file} has {len(class_names)} names, and the model "
             f"{weights.num_classes} classes."
+        )
+    if dtype not in DTYPES:
+        raise ValueError(
+            f"{files.config_file}: unknown dtype {dtype!r}. Allowed are {', '.join(DTYPES)}."
         )
     return content
 

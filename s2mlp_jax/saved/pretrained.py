@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from s2mlp_jax.config import DTYPES
 from s2mlp_jax.data.on_device import normalize
 from s2mlp_jax.models import Model, build, init
 from s2mlp_jax.saved.arrays import check_arrays, flatten, leaf_name
@@ -58,9 +59,7 @@ def load(
     """
     content = read(path, checkpoint, weights, image_size)
     stored, preprocessing = content.weights, content.preprocessing
-    if dtype is None:
-        recipe = content.training.get("recipe", {})
-        dtype = jnp.dtype(recipe.get("train.dtype", "float32"))
+    dtype = DTYPES[content.dtype] if dtype is None else dtype
     model = build(stored.variant, stored.num_classes, dtype)
     check_fit(stored, preprocessing.channels)
     return Pretrained(model, stored.variables, preprocessing, content.class_names)
