@@ -328,7 +328,8 @@ def list_differences(
     Args:
       there: of a folder on disk.
       here: of what is being started.
-      not_there, not_here: shown for a value that one of them lacks.
+      not_there: shown for a value that `there` lacks.
+      not_here: shown for a value that `here` lacks.
       show: makes a value readable.
     """
     absent = object()

@@ -80,7 +80,9 @@ def evaluate_workdir(
     """Evaluates a checkpoint, and adds the result to `eval.jsonl`.
 
     Args:
-      workdir, checkpoint, config: as in `restore_run`.
+      workdir: as in `restore_run`.
+      checkpoint: as in `restore_run`.
+      config: as in `restore_run`.
 
     Returns:
       The metrics, as in the run's own evaluations.
