@@ -106,6 +106,11 @@ def mixers(scale: str) -> dict[str, Fields]:
         "axial-shift": {"mixer": "axial_shift", "border": "zero"},
         "permute": {"mixer": "permute", "segments": tokens},
         "attention": {"mixer": "attention", "position": "learned", "head_dim": head_dim},
+        # Controls: a third of the channels moves, as in ShiftViT; what has no parameters.
+        "partial-shift": {"shift_fraction": 1 / 3},
+        "pool": {"mixer": "pool"},
+        "random": {"mixer": "random"},
+        "identity": {"mixer": "identity"},
     }
     if base.dim % tokens:  # 14 segments do not divide 768 channels
         del settings["permute"]

@@ -1,19 +1,39 @@
 """The options of commands that use a trained model, and the model that they choose."""
 
 import argparse
+import typing
 
-from s2mlp_jax.config import DTYPES
+from s2mlp_jax.config import DTYPES, load_module
 from s2mlp_jax.saved.pretrained import WHICH, Pretrained, load
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    """Adds --checkpoint and --weights: which weights of a run."""
+    """Adds --checkpoint and --weights, which choose weights of a run, and --import."""
     parser.add_argument(
         "--checkpoint", default="", metavar="STEP", help="of a run: latest (default), best, a step"
     )
     parser.add_argument(
         "--weights", default=WHICH[0], choices=WHICH, help="of a run: their average, or the last"
     )
+    parser.add_argument(
+        "--import",
+        action=_Import,
+        metavar="FILE",
+        help="Python file to import first, such as one that registers a token mixer",
+    )
+
+
+class _Import(argparse.Action):
+    """Imports the file that an option names."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: typing.Any,
+        option_string: str | None = None,
+    ) -> None:
+        load_module(values)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

@@ -31,7 +31,13 @@ PRE = {
     "embed_norm": False,
     "final_norm": True,
 }
-SHIFTS: list[dict[str, typing.Any]] = [{}, DEEP, PRE, {"shift": "none", "norm_eps": 0.1}]
+SHIFTS: list[dict[str, typing.Any]] = [
+    {},
+    DEEP,
+    PRE,
+    {"shift": "none", "norm_eps": 0.1},
+    {"shift_fraction": 0.5},
+]
 PYRAMID = {"depth": 1, "later_depths": (1,), "later_dims": (8,), "patch_size": 2}
 VIP = {**PYRAMID, "dim": 8, "segments": 4}
 RESNET = {"patch_size": 4, "depth": 1, "dim": 4, "later_depths": (1,), "later_dims": (8,)}
@@ -105,6 +111,10 @@ def test_onnx(fields: dict[str, typing.Any], tmp_path: pathlib.Path) -> None:
         {"mixer": "depthwise"},
         {"mixer": "depthwise", "border": "zero"},
         {"mixer": "depthwise", "border": "circular"},
+        {"shift_fraction": 0.5},
+        {"mixer": "pool"},
+        {"mixer": "random"},
+        {"mixer": "identity"},
         {"name": "mlp_mixer_s16"},
         {"name": "resmlp_12"},
         {"name": "vip_small_7", **VIP},
@@ -259,7 +269,7 @@ def test_errors_of_the_pytorch_code() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "resmlp_12"}, "mixer is token_linear. timm has MLP-Mixer, ResMLP, DeiT and Res"),
+        ({"name": "resmlp_12"}, "has mixer token_linear. timm has MLP-Mixer, ResMLP, DeiT and Res"),
         ({"mixer": "depthwise"}, "`python -m s2mlp_jax.export --to-torch` writes their weights"),
         ({"later_depths": (1,), "later_dims": (8,)}, "not later_depths"),
         ({"norm": "group_norm", "position": "learned"}, "not norm=group_norm, position=learned"),

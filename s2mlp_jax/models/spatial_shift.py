@@ -149,10 +149,12 @@ def spatial_shift(
     check_pattern(pattern, x.shape[-1], fraction)
     directions = parse_pattern(pattern)
     moved = moved_channels(x.shape[-1], fraction)
-    sizes = group_sizes(moved, len(directions))
-    *groups, rest = jnp.split(x, np.cumsum(sizes), axis=-1)
-    shifted = [_shift_group(g, d, border) for g, d in zip(groups, directions, strict=True)]
-    return jnp.concatenate([*shifted, rest] if rest.shape[-1] else shifted, axis=-1)
+    cuts = np.cumsum(group_sizes(moved, len(directions)))
+    parts = jnp.split(x, cuts[cuts < x.shape[-1]], axis=-1)
+    if len(parts) > len(directions):  # the last part stays
+        directions = (*directions, "stay")
+    shifted = [_shift_group(part, d, border) for part, d in zip(parts, directions, strict=True)]
+    return jnp.concatenate(shifted, axis=-1)
 
 
 def directions_of_channels(pattern: str, channels: int, fraction: float = 1.0) -> np.ndarray:
