@@ -31,7 +31,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Variant:
     """An architecture. Every field can be overridden in `create_model` and in a config.
 
@@ -162,6 +162,13 @@ class Variant:
     def fields(self) -> dict[str, typing.Any]:
         """Returns the values of all fields, those of all registered mixers among them."""
         return {name: self.field(name) for name in field_types()}
+
+    def __eq__(self, other: object) -> bool:
+        # Not by what is written down: a default that is given is the same as one that is not.
+        return isinstance(other, Variant) and self.fields() == other.fields()
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.fields().items()))
 
     def replace(self, **fields: typing.Any) -> "Variant":
         """Returns a copy with some fields changed, those of mixers among them.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import typing
 from collections.abc import Callable, Mapping
 from typing import ClassVar
@@ -126,6 +127,7 @@ def register(name: str) -> Callable[[_Mixer], _Mixer]:
     return add
 
 
+@functools.cache
 def own_fields(mixer: type[TokenMixer]) -> dict[str, type]:
     """Returns the fields of a mixer's class and their types, in order."""
     inherited = {field.name for field in dataclasses.fields(TokenMixer)}
