@@ -113,7 +113,7 @@ class Variant:
                 "pool class_token makes a row of the tokens, so it goes with one stage and the "
                 f"mixers {rows}, not with {self.mixer} in {len(self.dims)}."
             )
-        if clash := mixers.own_fields(self._mixer_class).keys() & set(_SKELETON_FIELDS):
+        if clash := self._mixer_class.field_types.keys() & set(_SKELETON_FIELDS):
             raise ValueError(
                 f"The token mixer {self.mixer} has a field {', '.join(sorted(clash))}, which is "
                 "one of the skeleton: give it another name."
@@ -141,7 +141,7 @@ class Variant:
           ValueError: for an unknown mixer.
         """
         context = mixers.Context(stage, self.init, self.norm, self.norm_eps, dtype)
-        own = {field: self.field(field) for field in mixers.own_fields(self._mixer_class)}
+        own = {field: self.field(field) for field in self._mixer_class.field_types}
         return self._mixer_class(context, **own, name=name)
 
     def mixer_as(self, kind: type[_Mixer]) -> _Mixer | None:
@@ -207,7 +207,7 @@ class Variant:
             names = (*NOT_RESNET, *mixers.mixer_fields())
             return dict.fromkeys(names, "on a ResNet, which has its own skeleton")
         reasons = {}
-        for field in sorted(mixers.mixer_fields().keys() - mixers.own_fields(self._mixer_class)):
+        for field in sorted(mixers.mixer_fields().keys() - self._mixer_class.field_types):
             reasons[field] = (
                 f"on the token mixer of this model, {self.mixer}; it is a field of "
                 f"{', '.join(mixers.mixers_with(field))}"

@@ -13,7 +13,6 @@ from s2mlp_jax.models.mixers.base import (
     find_mixer,
     mixer_fields,
     mixers_with,
-    own_fields,
     register,
 )
 
@@ -52,6 +51,5 @@ __all__ = [
     "mixer_fields",
     "mixers_with",
     "norm_cost",
-    "own_fields",
     "register",
 ]

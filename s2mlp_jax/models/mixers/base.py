@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import functools
 import typing
 from collections.abc import Callable, Mapping
 from typing import ClassVar
@@ -49,6 +48,7 @@ class TokenMixer(nn.Module):
         token: it then must not depend on rows and columns.
       channel_layers: names of its layers that act on each token alone.
       allowed: field -> the values it may take.
+      field_types: its own fields and their types, in order; set by `register`.
       relations: row of the table of `relations.py` -> fields that choose that form of the mixer.
     """
 
@@ -58,6 +58,7 @@ class TokenMixer(nn.Module):
     row_of_tokens: ClassVar[bool] = False
     channel_layers: ClassVar[tuple[str, ...]] = ()
     allowed: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    field_types: ClassVar[Mapping[str, type]] = {}
     relations: ClassVar[Mapping[str, Mapping[str, typing.Any]]] = {}
 
     def check(self, dim: int) -> None:
@@ -107,7 +108,7 @@ def register(name: str) -> Callable[[_Mixer], _Mixer]:
         there = MIXERS.get(name)
         if there and there.__qualname__ != mixer.__qualname__:
             raise ValueError(f"There is a token mixer {name!r} already: {there.__qualname__}.")
-        types, shared = own_fields(mixer), mixer_fields(without=name)
+        types, shared = _own_fields(mixer), mixer_fields(without=name)
         for field in dataclasses.fields(mixer):
             if field.name not in types:
                 continue
@@ -121,14 +122,14 @@ def register(name: str) -> Callable[[_Mixer], _Mixer]:
                     f"{types[field.name].__name__}, and another mixer has it as "
                     f"{shared[field.name].__name__}."
                 )
+        mixer.field_types = types
         MIXERS[name] = mixer
         return mixer
 
     return add
 
 
-@functools.cache
-def own_fields(mixer: type[TokenMixer]) -> dict[str, type]:
+def _own_fields(mixer: type[TokenMixer]) -> dict[str, type]:
     """Returns the fields of a mixer's class and their types, in order."""
     inherited = {field.name for field in dataclasses.fields(TokenMixer)}
     hints = typing.get_type_hints(mixer)
@@ -141,13 +142,13 @@ def mixer_fields(without: str = "") -> dict[str, type]:
     fields: dict[str, type] = {}
     for name, mixer in MIXERS.items():
         if name != without:
-            fields |= own_fields(mixer)
+            fields |= mixer.field_types
     return fields
 
 
 def mixers_with(field: str) -> list[str]:
     """Returns the names of the mixers that have a field."""
-    return [name for name, mixer in MIXERS.items() if field in own_fields(mixer)]
+    return [name for name, mixer in MIXERS.items() if field in mixer.field_types]
 
 
 def default_of(field: str, mixer: str) -> typing.Any:
