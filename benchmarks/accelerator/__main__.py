@@ -59,7 +59,12 @@ def run_job(part: str, name: str, options: str, limit: float) -> Iterator[Record
             stderr=log,
             text=True,
             start_new_session=True,  # so that what it has started ends with it
-            env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+            # Of a GPU's memory a program takes what it needs, and may take nearly all.
+            env={
+                "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95",
+                **os.environ,
+                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            },
         )
         late = threading.Event()
 
