@@ -75,7 +75,7 @@ def _resnet(v: Variant, grids: list[int], num_classes: int, channels: int) -> Co
 
 
 def paper_parameters(v: Variant) -> int:
-    """Counts S²-MLP as its tables do: neither head nor norms, three-channel images."""
+    """Counts S²-MLP's parameters as its tables do: without head and norms, for colour images."""
     embed = linear_cost(3 * v.patch_size**2, v.dim, 1)
     blocks = (_block(v, 0, 1) + norm_cost(v.dim) * -2) * v.depth
     return (embed + blocks).parameters

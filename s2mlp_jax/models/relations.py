@@ -1,4 +1,4 @@
-"""Table 1 of the paper, computed: what a token mixer's weights may depend on, and how far it sees.
+"""Computes Table 1 of the paper: what a token mixer's weights depend on, and how far it sees.
 
 Each mixer stands alone in one block, with random weights, and its Jacobian tells: which tokens
 reach another one, whether they do so in the same way at every place, and in every channel. Norms
@@ -17,8 +17,8 @@ from s2mlp_jax.models.backbone import Block
 from s2mlp_jax.models.mixers import MIXERS
 from s2mlp_jax.models.variant import Variant
 
-GRID = 9  # tokens a side
-_DIM = 18  # two channels a segment of permute
+GRID = 9  # tokens per side
+_DIM = 18  # two channels per segment of permute
 _BASE = Variant(depth=1, dim=_DIM, norm="affine", affine_init=1.0, drop_path=0.0)
 
 # Row of the table -> the fields that choose the mixer.
@@ -31,7 +31,7 @@ ROWS: dict[str, Mapping[str, typing.Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Relation:
-    """What was found of a mixer.
+    """Result of the measurement of one mixer.
 
     Attributes:
       field: (GRID, GRID) bool, the tokens that reach the centre one in a block, skips included.
@@ -62,8 +62,8 @@ def relate(fields: Mapping[str, typing.Any], seed: int = 0) -> Relation:
         weights = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), shapes)
         field = _field(lambda x: block.apply(weights, x, False), noise, rng)
 
-        # The mixer alone, its layers over channels passing what they get; at equal tokens, so that
-        # a difference between two places or channels is one of weights.
+        # The mixer alone, with its layers over channels replaced by the identity, at equal tokens:
+        # so a difference between two positions or channels can only come from the weights.
         mixer = variant.token_mixer(0, jnp.float64)
         weights_of_mixer = weights.get("params", {}).get("mixer", {})
         inner = {"params": _pass_channels(weights_of_mixer, mixer.channel_layers)}
@@ -73,7 +73,7 @@ def relate(fields: Mapping[str, typing.Any], seed: int = 0) -> Relation:
 
 
 def _pass_channels(params: typing.Any, channel_layers: tuple[str, ...]) -> typing.Any:
-    """The weights of a mixer, without biases, and its layers over channels made the identity."""
+    """Sets the biases of a mixer to zero and its layers over channels to the identity."""
 
     def change(path: typing.Any, x: jax.Array) -> jax.Array:
         names = [part.key for part in path]
@@ -89,14 +89,14 @@ def _pass_channels(params: typing.Any, channel_layers: tuple[str, ...]) -> typin
 def _field(
     function: typing.Callable[[jax.Array], jax.Array], x: jax.Array, rng: np.random.Generator
 ) -> np.ndarray:
-    """The tokens on which the centre token depends."""
+    """Returns which tokens the centre token depends on."""
     weights = jnp.asarray(rng.normal(size=_DIM))
     gradient = jax.grad(lambda x: function(x)[0, GRID // 2, GRID // 2] @ weights)(x)
     return np.asarray(jnp.abs(gradient[0]).sum(-1) > 0)
 
 
 def _same_everywhere(jacobian: np.ndarray) -> bool:
-    """Whether what goes from p to p + offset is the same for every p near the centre.
+    """Returns whether the Jacobian from p to p + offset is the same for every p near the centre.
 
     Args:
       jacobian: (h, w, c, h, w, c), of the output with respect to the input.
@@ -111,7 +111,7 @@ def _same_everywhere(jacobian: np.ndarray) -> bool:
 
 
 def _same_in_all_channels(jacobian: np.ndarray) -> bool:
-    """Whether every channel sums the tokens with the same weights, and none of another one."""
+    """Returns whether all channels mix tokens with the same weights, and none mixes channels."""
     by_channel = np.einsum("hwcijc->chwij", jacobian)
     rest = jacobian - np.einsum("chwij,cd->hwcijd", by_channel, np.eye(_DIM))
     return np.allclose(by_channel, by_channel[:1], atol=1e-6) and np.allclose(rest, 0, atol=1e-6)

@@ -1,7 +1,8 @@
-"""ResNet-50 (arXiv 1512.03385), the convolutional network that the others are measured against.
+"""ResNet-50 (arXiv 1512.03385), the convolutional reference.
 
-The one model with a skeleton of its own; it reads the fields depth, dim, later_depths, later_dims,
-expansion, patch_size (of the stem), norm_eps, init (of the head) and drop path of a variant.
+Its skeleton is its own (`skeleton="resnet"`). Of a variant's fields it reads depth, dim,
+later_depths, later_dims, expansion, patch_size (of the stem), norm_eps, init (of the head) and the
+drop path.
 """
 
 import functools
@@ -50,8 +51,8 @@ class Bottleneck(nn.Module):
 class Convolution(nn.Module):
     """A convolution without bias, padded with zeros so that a stride of 1 keeps the grid.
 
-    One of 1x1 is written as the product that it is: XLA makes convolutions of its gradients, which
-    take a CPU twice as long.
+    A 1x1 convolution is written as a matrix product: otherwise XLA computes its gradients as
+    convolutions, which take twice as long on a CPU.
     """
 
     features: int
@@ -75,7 +76,7 @@ class Convolution(nn.Module):
 
 @in_float32
 def _max_pool(x: jax.Array) -> jax.Array:
-    """3x3, stride 2. Windows overlap, so that its gradient is a sum."""
+    """Max pooling, 3x3, stride 2. Windows overlap, so its gradient is a sum."""
     wide = x.astype(accumulator(x.dtype))
     return nn.max_pool(wide, (3, 3), (2, 2), padding=[(1, 1)] * 2).astype(x.dtype)
 

@@ -42,7 +42,7 @@ BORDERS: tuple[str, ...] = ("keep", "zero", "circular")
 
 
 def parse_pattern(pattern: str) -> tuple[str, ...]:
-    """Returns the directions of a pattern, one a channel group, in order.
+    """Returns the directions of a pattern, one per channel group, in order.
 
     Args:
       pattern: a letter of the paper ("a" to "j"), "none", or directions joined by "+".
@@ -68,7 +68,7 @@ def check_border(border: str) -> None:
 
 
 def group_sizes(channels: int, groups: int) -> tuple[int, ...]:
-    """Cuts `channels` into `groups` contiguous parts that differ by one at the most.
+    """Cuts `channels` into `groups` contiguous parts whose sizes differ by at most one.
 
     The larger parts come first. The paper's own patterns divide evenly at its widths;
     five groups of 384 channels do not, and there the rest is spread.
@@ -107,7 +107,7 @@ def _shift_group(x: jax.Array, direction: str, border: str) -> jax.Array:
     moved = jnp.roll(x, (rows, cols), axis=(1, 2))
     if border == "circular":
         return moved
-    # A token whose source lies outside the grid has nothing to receive.
+    # Tokens whose source lies outside the grid.
     height, width = x.shape[1:3]
     source_row = np.arange(height)[:, None] - rows
     source_col = np.arange(width)[None, :] - cols
@@ -173,8 +173,8 @@ def directions_of_channels(pattern: str, channels: int, fraction: float = 1.0) -
 def shift_channels(x: jax.Array, directions: jax.Array, border: str = "keep") -> jax.Array:
     """Shifts each channel in a direction of its own: `spatial_shift` with the pattern as data.
 
-    So models of several patterns can be one program. It makes all nine shifts of all channels
-    and picks, which costs more than shifting groups.
+    With it, models with different patterns are one program. It computes all nine shifts of all
+    channels and selects, which costs more than shifting groups.
 
     Args:
       x: (b, h, w, c).

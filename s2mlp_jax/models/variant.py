@@ -1,4 +1,4 @@
-"""What an architecture is: the fields of a model, and what is allowed in them."""
+"""The fields that define an architecture, and their checks."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from s2mlp_jax.models.mixers import MIXERS, TokenMixer
 
 _Mixer = typing.TypeVar("_Mixer", bound=TokenMixer)
 
-# Fields that a ResNet has in another form, or not at all.
+# Fields that have no effect on a ResNet.
 NOT_RESNET = (
     *("mixer", "norm", "norm_position", "affine_init", "layer_scale", "embed_norm", "final_norm"),
     *("downsample", "pool", "position"),
@@ -42,15 +42,15 @@ class Variant:
       ValueError: at construction, if a field's value is not allowed.
     """
 
-    depth: int  # blocks, N in the paper; of a pyramid those of its first stage
-    dim: int  # channels, c; of a pyramid those of its first stage
-    later_depths: tuple[int, ...] = ()  # of a pyramid: blocks of each stage that follows
-    later_dims: tuple[int, ...] = ()  # and channels; the grid's sides are halved before each
+    depth: int  # blocks, N in the paper; in a pyramid, of the first stage
+    dim: int  # channels, c; in a pyramid, of the first stage
+    later_depths: tuple[int, ...] = ()  # pyramids: blocks of each later stage
+    later_dims: tuple[int, ...] = ()  # and channels; each halves the sides of the grid
     expansion: int = 4  # hidden width of the channel MLP over dim, r
     patch_size: int = 16  # pixels, p
 
-    # The token mixer, a key of mixers.MIXERS, and values of the mixers' fields; a field that is
-    # not among them has the default of the mixer's class.
+    # The token mixer, a key of mixers.MIXERS, and values of mixer fields; a field that is missing
+    # has the default of the mixer's class.
     mixer: str = "shift"
     mixer_fields: Mapping[str, typing.Any] = FrozenDict()
 
@@ -135,7 +135,7 @@ class Variant:
     def token_mixer(
         self, stage: int = 0, dtype: Dtype = jnp.float32, name: str | None = None
     ) -> TokenMixer:
-        """Makes the mixer of a stage: a module, which also has the mixer's fields and checks.
+        """Returns the mixer of a stage, a module that also holds the mixer's fields and checks.
 
         Raises:
           ValueError: for an unknown mixer.
@@ -145,14 +145,14 @@ class Variant:
         return self._mixer_class(context, **own, name=name)
 
     def mixer_as(self, kind: type[_Mixer]) -> _Mixer | None:
-        """Returns the token mixer if it is of this class; None for another one, or a ResNet."""
+        """Returns the token mixer if it is of this class, else None; None for a ResNet."""
         if self.skeleton == "resnet":
             return None
         mixer = self.token_mixer()
         return mixer if isinstance(mixer, kind) else None
 
     def field(self, name: str) -> typing.Any:
-        """Returns the value of a field, be it of the skeleton or of a mixer."""
+        """Returns the value of a field of the skeleton or of a mixer."""
         if name in _SKELETON_FIELDS:
             return getattr(self, name)
         if name in self.mixer_fields:
@@ -160,18 +160,18 @@ class Variant:
         return mixers.default_of(name, self.mixer)
 
     def fields(self) -> dict[str, typing.Any]:
-        """Returns the values of all fields, those of all registered mixers among them."""
+        """Returns the values of all fields, including those of all registered mixers."""
         return {name: self.field(name) for name in field_types()}
 
     def __eq__(self, other: object) -> bool:
-        # Not by what is written down: a default that is given is the same as one that is not.
+        # By value: a field set to its default equals a field that is not set.
         return isinstance(other, Variant) and self.fields() == other.fields()
 
     def __hash__(self) -> int:
         return hash(tuple(self.fields().items()))
 
     def replace(self, **fields: typing.Any) -> "Variant":
-        """Returns a copy with some fields changed, those of mixers among them.
+        """Returns a copy with some fields of the skeleton or of mixers changed.
 
         Raises:
           ValueError: for a value that is not allowed.
@@ -193,9 +193,9 @@ class Variant:
 
     @property
     def stride(self) -> int:
-        """Pixels a side of a token of the last stage: what an image's sides must be multiples of.
+        """Pixels per side of a token of the last stage; image sides must be multiples of it.
 
-        A ResNet rounds up, so that only its stem counts.
+        A ResNet rounds up in later stages, so only its stem counts.
         """
         if self.skeleton == "resnet":
             return self.patch_size
@@ -239,7 +239,7 @@ class Variant:
         )
 
     def check_other_size(self, trained: int, image_size: int) -> None:
-        """Checks that weights that were trained at one image size (pixels) fit another.
+        """Checks that weights trained at one image size (pixels) fit another.
 
         Raises:
           ValueError: if they do not, or the size is none for this model.
@@ -252,7 +252,7 @@ class Variant:
         self.grids(image_size)
 
     def grids(self, image_size: int) -> list[int]:
-        """Returns the tokens a side of each stage for a square image.
+        """Returns the number of tokens per side of each stage, for a square image.
 
         Raises:
           ValueError: if the image size (pixels) is not a multiple of the stride, or the token
