@@ -1,9 +1,9 @@
-"""What the ablations share: the three scales, and the paper's figures as rows of a table.
+"""The three scales of the ablations, and the paper's figures as rows of a table.
 
-A config that a sweep can run defines, besides `get_config`,
+In addition to `get_config`, the config of a sweep defines
 
-    sweep(scale)  name -> the fields in which that setting differs from the config;
-    table(scale)  (optional) what a report sets beside it: title, baseline, the paper's rows.
+    sweep(scale)  name of a setting -> the fields that it changes in the config;
+    table(scale)  (optional) what the report shows next to it: title, baseline, the paper's rows.
 """
 
 import typing
@@ -21,8 +21,8 @@ class Base(typing.NamedTuple):
     image_size: int
 
 
-# The paper's is the wide variant on ImageNet100; where an ablation changes one of these, the other
-# scales keep its proportions.
+# The paper uses the wide variant on ImageNet100. Where an ablation changes one of these values, the
+# other scales change it by the same factor.
 BASE = {
     "digits": Base(dim=64, patch_size=2, image_size=8),
     "cifar10": Base(dim=128, patch_size=4, image_size=32),
@@ -35,11 +35,11 @@ Row = dict[str, typing.Any]
 def get_config(scale: str = "digits") -> ml_collections.ConfigDict:
     """Returns the recipe at a scale.
 
-    digits: minutes on two cores. cifar10: hours on one accelerator. imagenet100: the paper's own
+    digits: minutes on two cores. cifar10: hours on one accelerator. imagenet100: as in the paper
     (section 4.3, 100 classes of ImageNet; wide, 300 epochs).
 
     Raises:
-      ValueError: for another scale.
+      ValueError: the scale is unknown.
     """
     check_scale(scale)
     if scale == "digits":
@@ -60,7 +60,7 @@ def get_config(scale: str = "digits") -> ml_collections.ConfigDict:
 
 
 def check_scale(scale: str) -> None:
-    """Raises a ValueError that lists the scales, for another one."""
+    """Raises a ValueError that lists the allowed scales if the scale is unknown."""
     if scale not in BASE:
         raise ValueError(f"Unknown scale {scale!r} of an ablation. Allowed are {', '.join(BASE)}.")
 
@@ -68,7 +68,7 @@ def check_scale(scale: str) -> None:
 def row(
     label: str, top1: float, top5: float, parameters: str = "", macs: str = "", note: str = ""
 ) -> Row:
-    """A row of the paper's Tables 4 to 9: percent, and sizes as they are printed there."""
+    """Returns a row of the paper's Tables 4 to 9: percent, and sizes as printed."""
     return {
         "label": label,
         "top1": top1,
@@ -80,5 +80,5 @@ def row(
 
 
 def wide_row(label: str, note: str = "") -> Row:
-    """The row that these tables share, the base model's, under its name in one of them."""
+    """Returns the row of the base model, which all tables share, with a label for one of them."""
     return row(label, 87.1, 97.1, "71M", "14B", note)

@@ -1,4 +1,4 @@
-"""What the paper leaves open: the border of the shift, and a group that stays.
+"""Options that the paper leaves open: the border of the shift, and a group that stays in place.
 
 python -m s2mlp_jax.sweep --config=configs/ablation_border.py:digits --workdir=... --seeds=3
 """
@@ -9,8 +9,8 @@ from configs import ablation
 from configs.ablation import get_config as get_config
 
 # Algorithm 1 keeps the border tokens; section 3.3 calls the shift a depthwise convolution, whose
-# usual padding is zero; a roll is circular. That some channels should stay where they are was
-# proposed by a reader: here a fifth of them, and half of them.
+# usual padding is zero; a roll is circular. A reader proposed that some channels should stay in
+# place: here a fifth and half of them.
 SETTINGS: dict[str, dict[str, typing.Any]] = {
     "keep": {"model.border": "keep"},
     "zero": {"model.border": "zero"},

@@ -8,7 +8,7 @@ import typing
 from configs import ablation
 from configs.ablation import get_config as get_config
 
-# Patch size in the paper -> over that of the base model.
+# Patch size in the paper -> factor on the patch size of the base model.
 ROWS = {
     32: ablation.row(
         "32",

@@ -8,7 +8,7 @@ import typing
 from configs import ablation
 from configs.ablation import get_config as get_config
 
-# Image size in the paper -> over that of the base model.
+# Image size in the paper -> factor on the image size of the base model.
 FACTORS = {112: 0.5, 224: 1.0, 336: 1.5}
 ROWS = {
     112: ablation.row("112", 80.6, 94.2, "71M", "3.5B"),
@@ -35,7 +35,7 @@ def sweep(scale: str = "digits") -> dict[str, dict[str, typing.Any]]:
     settings: dict[str, dict[str, typing.Any]] = {
         f"{size}px": {"data.image_size": size} for size in sizes
     }
-    if scale == "cifar10":  # the crop's padding is in pixels, and is to be the same part of each
+    if scale == "cifar10":  # the padding of the crop is in pixels; keep its fraction of the image
         for size in sizes:
             settings[f"{size}px"]["data.crop_padding"] = size // 8
     return settings

@@ -1,7 +1,8 @@
-"""Vertical or horizontal: five shift patterns on upright images, and on the same images turned.
+"""Vertical or horizontal: five shift patterns on upright images, and on the same images rotated.
 
-If the order of the patterns turns with the images, it is a property of the images; if it stays, of
-the code. Each is run with and without horizontal flips, which a turned image would need vertically.
+If the order of the patterns reverses with the rotation, it is a property of the images; if it does
+not change, of the code. Each pattern is trained with and without horizontal flips; in a rotated
+image they are vertical flips of the original.
 
 python -m s2mlp_jax.sweep --config=configs/ablation_rotation.py:digits --workdir=... --seeds=5
 """

@@ -8,7 +8,7 @@ import typing
 from configs import ablation
 from configs.ablation import get_config as get_config
 
-# Top-1 and top-5; sizes are the base model's, as a shift has no parameters and no products.
+# Top-1 and top-5. Sizes are those of the base model: a shift has no parameters and no products.
 ROWS = {
     "a": ablation.row("a", 87.1, 97.1),
     "b": ablation.row("b", 87.0, 97.1),

@@ -8,7 +8,7 @@ import typing
 from configs import ablation
 from configs.ablation import get_config as get_config
 
-# At the smaller scales the widths are the same parts of the base model's.
+# At the smaller scales the widths are the same fractions of the base model's width.
 ROWS = {
     192: ablation.row(
         "c=192",

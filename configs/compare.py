@@ -1,8 +1,8 @@
 """S²-MLP and its relatives on equal terms: one recipe, one data set, the same seeds.
 
 First the token mixers, in S²-MLP's own skeleton at equal width and depth (section 3.3 of the
-paper). Then the families, each in its own skeleton, at the parameters of S²-MLP ("=params") and at
-its multiply-accumulates ("=macs"), attention's own products included.
+paper). Then the families, each in its own skeleton, with the parameters of S²-MLP ("=params") and
+with its multiply-accumulates ("=macs"), including the products of attention.
 
 python -m s2mlp_jax.sweep --config=configs/compare.py:digits --workdir=... --seeds=5
 python -m s2mlp_jax.sweep --config=configs/compare.py:digits --workdir=... --measure
@@ -23,11 +23,11 @@ Fields = dict[str, typing.Any]
 
 
 class Scale(typing.NamedTuple):
-    """A data set, and the S²-MLP on it that the others are compared with.
+    """A data set, and the S²-MLP that the other models are compared with on it.
 
     Attributes:
       recipe: the scale of `ablation.get_config`.
-      model: a named variant, of which `fields` are changed.
+      model: a named variant; `fields` changes some of its fields.
     """
 
     recipe: str
@@ -38,14 +38,14 @@ class Scale(typing.NamedTuple):
     fields: typing.Mapping[str, typing.Any] = types.MappingProxyType({})
 
     def variant(self) -> Variant:
-        """Returns that S²-MLP."""
+        """Returns this S²-MLP."""
         return get_variant(self.model, **self.fields)
 
 
 SCALES = {
     "digits": Scale("digits", "s2mlp_digits", 8, 1, 10),
-    # A model that two cores train in minutes, and no augmentation but crop and flip, which costs
-    # accuracy in a run of an epoch (results/recipe.md).
+    # Two cores train this model in minutes. Only crop and flip are used: the other augmentation
+    # reduces the accuracy in a run of one epoch (results/recipe.md).
     "cifar10_small": Scale(
         "cifar10", "s2mlp_cifar", 32, 3, 10, {"depth": 4, "dim": 64, "drop_path": 0.0}
     ),
@@ -84,15 +84,15 @@ def get_config(scale: str = "digits") -> ml_collections.ConfigDict:
 
 
 def check_scale(scale: str) -> None:
-    """Raises a ValueError that lists the scales, for another one."""
+    """Raises a ValueError that lists the allowed scales if the scale is unknown."""
     if scale not in SCALES:
         raise ValueError(f"Unknown scale {scale!r}. Allowed are {', '.join(SCALES)}.")
 
 
 def mixers(scale: str) -> dict[str, Fields]:
-    """Returns the settings that change the token mixer alone."""
+    """Returns the settings that change only the token mixer."""
     base = SCALES[scale].variant()
-    tokens = SCALES[scale].image_size // base.patch_size  # a side
+    tokens = SCALES[scale].image_size // base.patch_size  # per side
     head_dim = min(64, base.dim // 4)
     settings: dict[str, Fields] = {
         "none": {"shift": "none"},
@@ -106,7 +106,7 @@ def mixers(scale: str) -> dict[str, Fields]:
         "axial-shift": {"mixer": "axial_shift", "border": "zero"},
         "permute": {"mixer": "permute", "segments": tokens},
         "attention": {"mixer": "attention", "position": "learned", "head_dim": head_dim},
-        # Controls: a third of the channels moves, as in ShiftViT; what has no parameters.
+        # Controls: a third of the channels moves, as in ShiftViT; mixers without parameters.
         "partial-shift": {"shift_fraction": 1 / 3},
         "pool": {"mixer": "pool"},
         "random": {"mixer": "random"},
@@ -125,7 +125,7 @@ class _Family(typing.NamedTuple):
     """A family as a function of its depth and width.
 
     Attributes:
-      dims: what the width must be a multiple of.
+      dims: the width must be a multiple of this.
       fields: (depth, dim) -> fields of the variant.
     """
 
@@ -144,7 +144,7 @@ def _families(scale: str) -> dict[str, _Family]:
         return {"depth": depth, "dim": dim, **same}
 
     def two_stages(depth: int, dim: int) -> Fields:
-        """Of a grid twice as fine a quarter of the blocks, half as wide."""
+        """The first stage: a grid twice as fine, a quarter of the blocks, half the width."""
         first = max(1, depth // 4)
         stages = {"later_depths": (depth - first,), "later_dims": (2 * dim,)}
         return {"depth": first, "dim": dim, **stages, **half}
@@ -177,7 +177,7 @@ def _families(scale: str) -> dict[str, _Family]:
 
 
 def families(scale: str) -> dict[str, Fields]:
-    """Returns the settings of whole families, as near as possible to S²-MLP in size."""
+    """Returns the settings of whole families, as close as possible to S²-MLP in size."""
     setting, base = SCALES[scale], SCALES[scale].variant()
 
     def measure(variant: Variant, what: str) -> int:
@@ -189,7 +189,7 @@ def families(scale: str) -> dict[str, Fields]:
         for what in ("params", "macs"):
             target = measure(base, what)
             best: tuple[float, Fields] | None = None
-            # The depth of S²-MLP, or one block more or less where that fits better.
+            # The depth of S²-MLP, or one block more or less if this fits better.
             for depth in (base.depth, base.depth - 1, base.depth + 1):
                 for dim in range(family.dims, 4 * base.dim, family.dims):
                     fields = family.fields(depth, dim)

@@ -1,6 +1,6 @@
 """DeiT without distillation on ImageNet-1K (arXiv 2012.12877).
 
-ti 72.2 %, s 79.8 %, b 81.8 %. The common recipe is DeiT's own.
+ti 72.2 %, s 79.8 %, b 81.8 %. The common recipe is DeiT's.
 
     python main.py --config=configs/deit.py:s --workdir=/tmp/deit
 """

@@ -1,8 +1,8 @@
 """MLP-Mixer on ImageNet-1K (arXiv 2105.01601), with DeiT's recipe.
 
-The paper has 76.4 % for b16 trained on ImageNet-1K alone, and 71.8 % for l16; with DeiT's recipe
-b16 was brought to 77.2 % (in "Rethinking Token-Mixing MLP for MLP-based Vision Backbone"). Its
-authors' own recipe has a batch of 4096, a sigmoid loss and a linear decay, and is not this one.
+The paper reports 76.4 % for b16 trained only on ImageNet-1K, and 71.8 % for l16. With DeiT's recipe
+b16 reached 77.2 % (in "Rethinking Token-Mixing MLP for MLP-based Vision Backbone"). The recipe of
+its authors is different: a batch of 4096, a sigmoid loss and a linear decay.
 
     python main.py --config=configs/mlp_mixer.py:b16 --workdir=/tmp/mlp_mixer
 """

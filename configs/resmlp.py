@@ -1,8 +1,8 @@
 """ResMLP on ImageNet-1K (arXiv 2105.03404): 76.6, 79.4 and 79.7 % for 12, 24 and 36 blocks.
 
-DeiT's recipe but for the epochs and the drop path, which is constant over depth; the authors train
-with LAMB, a rate of 5e-3 and a decay of 0.2, where this is AdamW. With DeiT's recipe 36 blocks were
-brought to 79.8 % (in "Rethinking Token-Mixing MLP for MLP-based Vision Backbone").
+DeiT's recipe, except for the epochs and the drop path, which is constant over depth. The authors
+train with LAMB, a rate of 5e-3 and a weight decay of 0.2; this config uses AdamW. With DeiT's
+recipe 36 blocks reached 79.8 % (in "Rethinking Token-Mixing MLP for MLP-based Vision Backbone").
 
     python main.py --config=configs/resmlp.py:36 --workdir=/tmp/resmlp
 """

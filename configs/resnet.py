@@ -1,7 +1,7 @@
-"""ResNet-50 on ImageNet-1K (arXiv 1512.03385) with the recipe of the others.
+"""ResNet-50 on ImageNet-1K (arXiv 1512.03385) with the recipe of the other models.
 
-So that what is compared is the model: neither the paper's recipe (SGD, 90 epochs) nor one made for
-this network.
+The models are compared, not the recipes: this is neither the paper's recipe (SGD, 90 epochs) nor
+one made for this network.
 
     python main.py --config=configs/resnet.py --workdir=/tmp/resnet
 """

@@ -1,9 +1,9 @@
 """A small S²-MLP on CIFAR-10: 8 blocks of 128 channels over 8x8 tokens.
 
-The whole recipe, as DeiT has it for images of 32 pixels: a crop of the padded image in the place
-of the random resized one, and no resize in evaluation. RandAugment's shifts, erasing and cutmix
-are parts of the image's size, so they need no other figures. Runs of a few epochs are better
-without most of it: results/recipe.md.
+The whole recipe, as DeiT uses it for images of 32 pixels: a crop of the padded image instead of the
+random resized crop, and no resize in evaluation. The translations of RandAugment, erasing and
+cutmix are relative to the image size, so their values do not change. Runs of a few epochs are
+better without most of the recipe: results/recipe.md.
 
     python main.py --config=configs/s2mlp_cifar10.py --workdir=/tmp/s2mlp_cifar10 \
         --config.data.download=True

@@ -17,13 +17,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.image_size = 8
     config.data.train_crop = "pad"
     config.data.crop_padding = 1
-    config.data.flip = 0.0  # a mirrored digit is another sign
+    config.data.flip = 0.0  # a mirrored digit is a different symbol
     config.data.eval_crop_ratio = 1.0
-    config.data.mean = (0.3,)  # of the training images: 0.3053, 0.3762
+    config.data.mean = (0.3,)  # the training images have mean 0.3053 and standard deviation 0.3762
     config.data.std = (0.38,)
     config.data.num_threads = 1
 
-    # Eight pixels a side and 30 epochs: the crop's one pixel is all the variety they bear.
+    # With 8x8 pixels and 30 epochs, a crop with one pixel of padding is enough augmentation.
     config.data.repeats = 1
     config.augment.randaugment_ops = 0
     config.augment.erasing_prob = 0.0

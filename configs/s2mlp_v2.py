@@ -1,7 +1,7 @@
 """S²-MLPv2 on ImageNet-1K (arXiv 2108.01072).
 
-small_7 82.0 %, medium_7 83.6 %, small_14 80.9 %. The recipe is S²-MLP's but for the rate, the
-warm-up, and that no repeated augmentation is named.
+small_7 82.0 %, medium_7 83.6 %, small_14 80.9 %. The recipe is S²-MLP's, except
+for the rate, the warm-up, and repeated augmentation, which the paper does not mention.
 
     python main.py --config=configs/s2mlp_v2.py:small_7 --workdir=/tmp/s2mlp_v2
 """

@@ -1,6 +1,6 @@
-"""Half of CIFAR-10's classes, learned by a model that knows the other half, and from scratch.
+"""Half of CIFAR-10's classes, learned from a model of the other half, and from scratch.
 
-first.txt has the names of five classes, a line each, and second.txt those of the others.
+first.txt has the names of five classes, one per line, and second.txt those of the others.
 
 python -m s2mlp_jax.data.prepare cifar10_first --source=cifar10 --wnids=first.txt
 python -m s2mlp_jax.data.prepare cifar10_second --source=cifar10 --wnids=second.txt
@@ -18,14 +18,14 @@ from configs import compare
 
 
 def get_config(model: str = "") -> ml_collections.ConfigDict:
-    """Returns the recipe, the same from scratch and from the model, a run's folder."""
+    """Returns the recipe, which is the same from scratch and from the model (a run folder)."""
     config = compare.get_config("cifar10_small")
     config.data.name = "cifar10_second"
     return config
 
 
 def sweep(model: str = "") -> dict[str, dict[str, typing.Any]]:
-    """Returns the ways to start.
+    """Returns the settings: from scratch, and three ways to start from the model.
 
     Raises:
       ValueError: no model is given.
@@ -36,7 +36,7 @@ def sweep(model: str = "") -> dict[str, dict[str, typing.Any]]:
     return {
         "scratch": {},
         "from-model": {"init_from": model},
-        # As configs/finetune.py has it; a quarter of the rate.
+        # As in configs/finetune.py; a quarter of the rate.
         "smaller-rate": {"init_from": model, **smaller},
         "head-alone": {"init_from": model, "freeze": "[!h]*"},
     }

@@ -1,7 +1,7 @@
 """Vision Permutator on ImageNet-1K (arXiv 2106.12368).
 
-small_14 80.6 %, small_7 81.5 %, medium_7 82.7 %, large_7 83.2 %. The rate is 1e-3 for a batch of
-1024, so 2e-3 for this one.
+small_14 80.6 %, small_7 81.5 %, medium_7 82.7 %, large_7 83.2 %. The paper's rate is 1e-3 for
+a batch of 1024, so 2e-3 for this batch size.
 
     python main.py --config=configs/vip.py:small_7 --workdir=/tmp/vip
 """
