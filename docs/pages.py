@@ -55,7 +55,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         pages.append(File.generated(config, f"notebooks/{path.stem}.md", content=notebook(path)))
     for room, modules in rooms().items():
-        title = "s2mlp_jax" if room == "top" else f"s2mlp_jax.{room}"
+        title = "API: top level" if room == "top" else f"API: {room}"
         text = "\n\n".join([f"# {title}", *(f"::: {module}" for module in modules)])
         pages.append(File.generated(config, f"api/{room}.md", content=text))
     return Files(pages)
