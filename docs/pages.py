@@ -14,8 +14,10 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = pathlib.Path(__file__).parents[1]
-PATTERNS = ("README.md", "CHANGELOG.md", "docs/*.md", "docs/*.png", "docs/*.css")
-PATTERNS += ("results/**/*.md", "results/**/*.png")
+PATTERNS = [
+    *("README.md", "CHANGELOG.md", "docs/*.md", "docs/*.png", "docs/*.css"),
+    *("results/**/*.md", "results/**/*.png"),
+]
 
 
 def notebook(path: pathlib.Path) -> str:
