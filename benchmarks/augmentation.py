@@ -182,22 +182,23 @@ def main() -> None:
     )
     notes = (
         f"Training step of {args.model}, batch {args.batch_size}, {args.dtype}, 224x224 pixels, "
-        f"synthetic images. Medians over {args.rounds} rounds, by turns; in brackets the "
-        f"inter-quartile range. The augmentation takes {share:.1%} of the step by the difference "
-        f"of the two, and {summed / np.median(whole):.1%} by the sum of its parts alone."
+        f"synthetic images. Medians over {args.rounds} rounds, measured in turn; the "
+        f"inter-quartile range is in brackets. The augmentation takes {share:.1%} of the step "
+        f"according to the difference of the two, and {summed / np.median(whole):.1%} according to "
+        "the sum of its parts."
     )
     common.publish(
         [
             top,
             notes,
-            common.table(["step", "ms an image"], step_rows),
-            common.table(["part", "ms an image"], part_rows),
-            "The operations that dm-pix or augmax do as well, at the recipe's level, against "
-            "Pillow: mean difference in levels of 255, and the part of the values that are more "
-            "than one level off. In our layer every image takes all stages, whatever its "
-            "operation; a library's function does the one operation alone, and to choose among "
-            "fifteen for each image of a batch would take all of them.",
-            common.table(["operation", "ms an image", "levels off", "above 1"], library_rows),
+            common.table(["step", "ms per image"], step_rows),
+            common.table(["part", "ms per image"], part_rows),
+            "The operations that dm-pix or augmax also have, at the recipe's level, compared with "
+            "Pillow: mean difference in levels of 255, and the fraction of values that differ by "
+            "more than one level. In our layer every image passes through all stages, for any "
+            "operation. A library's function does only one operation; choosing one of fifteen for "
+            "each image of a batch would compute all of them.",
+            common.table(["operation", "ms per image", "levels off", "above 1"], library_rows),
         ],
         args.output,
     )

@@ -46,7 +46,7 @@ def keep_memory() -> str:
     # One arena, no trimming, no mmap below 1 GiB: M_ARENA_MAX, M_TRIM_, M_MMAP_THRESHOLD.
     settings = ((-8, 1), (-1, 2**31 - 1), (-3, 2**30))
     if mallopt is not None and all(mallopt(name, value) for name, value in settings):
-        return "malloc keeps freed memory, so that no time goes into page faults."
+        return "malloc keeps freed memory, so no time is spent on page faults."
     return "malloc is as it is: on a CPU the page faults of new memory are part of the times."
 
 

@@ -177,9 +177,9 @@ def main() -> None:
     notes = (
         f"{FULL}, data.prefetch={small.data.prefetch}, {CORES} threads. The pipeline alone made "
         f"{common.median(alone, digits=0)} images/s. Batches of {args.batch_size} for s2mlp_wide, "
-        f"float32, of {_ASLEEP_BATCH} for the steps asleep. Medians over {args.rounds} rounds, "
-        "each of which takes both loops by turns; in brackets the inter-quartile range. The ratio "
-        "is the median of the rounds' ratios; the waiting is what the fed loop logged."
+        f"float32, of {_ASLEEP_BATCH} for the sleeping steps. Medians over {args.rounds} rounds, "
+        "each of which measures both loops in turn; the inter-quartile range is in brackets. The "
+        "ratio is the median of the ratios per round; the waiting is what the fed loop logged."
     )
     columns = ["step", "fed images/s", "synthetic images/s", "fed / synthetic", "waiting, %"]
     common.publish([top, notes, common.table(columns, rows)], args.output)

@@ -167,18 +167,18 @@ def main() -> None:
                 ]
             )
             of.close()
-        columns = ["", "images/s", "/ tf.data", f"/ tf.data on {FULL}", "CPU ms an image"]
+        columns = ["", "images/s", "/ tf.data", f"/ tf.data on {FULL}", "CPU ms per image"]
         parts += [f"## {name}", common.table(columns, rows)]
     common.publish(parts, args.output)
 
 
 def _notes(batch_size: int, batches: int, rounds: int) -> str:
     return (
-        f"Batches of {batch_size}, {batches} a measurement. Medians over {rounds} rounds, each of "
-        "which takes every pipeline once; in brackets the inter-quartile range. The ratios are "
-        "medians of the rounds' ratios. The CPU time is of all of a pipeline's threads and "
-        "processes: unlike the rate it does not depend on what else runs on the machine, but it "
-        "does not show waiting either."
+        f"Batches of {batch_size}, {batches} per measurement. Medians over {rounds} rounds, each "
+        "of which measures every pipeline once; the inter-quartile range is in brackets. Ratios "
+        "are medians of the ratios per round. The CPU time includes all threads and processes of a "
+        "pipeline. Unlike the rate it does not depend on other programs, but it does not show "
+        "waiting."
     )
 
 

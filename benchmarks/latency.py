@@ -100,12 +100,13 @@ def main() -> None:
                         common.ratio(seconds, figures["JAX"]),
                     ]
                 )
-    columns = ["", "ms a call", "images/s", "time / JAX's"]
+    columns = ["", "ms per call", "images/s", "time / JAX's"]
     versions = f"onnxruntime {onnxruntime.__version__}, PyTorch {torch.__version__}"
     text = (
         f"{versions}, {threads} threads each. {IMAGE_SIZE} pixels, float32, random images. Medians "
-        f"over {arguments.rounds} rounds, each of which calls every one once, in random order; in "
-        f"brackets the inter-quartile range. Ratios are medians of the rounds' ratios. {note}"
+        f"over {arguments.rounds} rounds, each of which calls every candidate once, in random "
+        "order; the inter-quartile range is in brackets. Ratios are medians of the ratios per "
+        f"round. {note}"
     )
     common.publish([head, text, common.table(columns, rows)], arguments.output)
 

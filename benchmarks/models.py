@@ -241,10 +241,10 @@ def main() -> None:
         f"PyTorch {torch.__version__}, timm {timm.__version__}. {args.dtype} (PyTorch: "
         f"{'autocast' if args.dtype == 'bfloat16' else 'as it is'}), {args.image_size} pixels, "
         f"{CLASSES} classes, {threads} threads on both sides. Images per second: medians over "
-        f"{args.rounds} rounds, each of which takes every candidate once, in random order; in "
-        "brackets the inter-quartile range. The ratios are medians of the rounds' ratios, JAX's "
-        f"images per second over PyTorch's: above 1 JAX is quicker. {memory} That is for both, "
-        "PyTorch's tensors too."
+        f"{args.rounds} rounds, each of which measures every candidate once, in random order; the "
+        "inter-quartile range is in brackets. Ratios are medians of the ratios per round, JAX's "
+        f"images per second over PyTorch's: above 1 JAX is faster. {memory} This applies to both "
+        "libraries."
     )
     columns = ["", "parameters, 1e6", *(f"{c}, images/s" for c in candidates)]
     columns += [f"JAX / {c}" for c in candidates[1:]]

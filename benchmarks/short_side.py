@@ -68,16 +68,17 @@ def main() -> None:
             cells.append(f"{np.mean([np.abs(error).mean() for error in errors]):.2f}")
             cells.append(f"{np.mean([_psnr(error) for error in errors]):.1f}")
         rows.append(cells)
-    columns = ["quality, colours", "kB an image", "decoding", "for crops"]
+    columns = ["quality, colours", "kB per image", "decoding", "for crops"]
     columns += ["evaluation: error", "PSNR", "training: error", "PSNR"]
     legend = (
         f"{count} images, of which {len(changed)} have a short side over {arguments.short_side} "
-        f"pixels and are reduced, bicubic; {encoder()}. decoding: CPU time over the original's, "
-        "of whole images by Pillow; for crops: the same of what training decodes for random "
-        f"resized crops, {_CROPS} an image, without what lies above in a copy and below in both. "
-        "error: mean absolute difference of the view's values, of 255 levels; PSNR: in dB, mean "
-        f"over the reduced images. Views of {_SIZE} pixels, bicubic: evaluation's (short side "
-        "256, central crop) and training's (random resized crop, area 0.08 to 1, the same part)."
+        f"pixels and are reduced, bicubic; {encoder()}. Decoding: CPU time relative to the "
+        "original, for whole images with Pillow. For crops: the same for the random resized crops "
+        f"of training, {_CROPS} per image, without the rows above the crop in a copy and below it "
+        "in both. Error: mean absolute difference of the values of the view, in levels of 255. "
+        f"PSNR: in dB, mean over the reduced images. Views of {_SIZE} pixels, bicubic: "
+        "evaluation's (short side 256, central crop) and training's (random resized crop, area "
+        "0.08 to 1, the same part)."
     )
     header = common.header(f"ImageNet with the short side at {arguments.short_side}")
     common.publish([header, common.table(columns, rows), legend], arguments.output)

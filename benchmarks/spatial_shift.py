@@ -137,8 +137,8 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     args = parser.parse_args()
     notes = (
-        f"Medians over {args.rounds} rounds, each of which takes every candidate once; in "
-        "brackets the inter-quartile range. The ratios are medians of the rounds' ratios. "
+        f"Medians over {args.rounds} rounds, each of which measures every candidate once; the "
+        "inter-quartile range is in brackets. Ratios are medians of the ratios per round. "
         + common.keep_memory()
     )
     top = common.header("Spatial shift")  # before the work, for the load that others cause
