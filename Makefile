@@ -1,6 +1,6 @@
-# make train   set up, train the digits, say what was reached
-# make test    set up, check style and types, run all tests
-# make docs    build the documentation site in site/
+# make train   install, train on the digits, print the accuracy
+# make test    install, check style and types, run all tests
+# make docs    install, build the documentation site in site/
 # Options: PYTHON=python3.12 chooses the interpreter, VENV=folder the environment.
 
 PYTHON ?= python3
