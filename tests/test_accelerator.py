@@ -31,6 +31,15 @@ def test_the_command_writes_its_files(tmp_path: pathlib.Path) -> None:
     assert "| 196 x 768 by 768 x 3072 |" in text
 
 
+def test_a_folder_that_is_no_copy(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["accelerator", f"--against={tmp_path}"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "it has no s2mlp_jax" in capsys.readouterr().err
+
+
 def test_a_job_that_takes_too_long_is_ended() -> None:
     with pytest.raises(command.JobError, match="more than 0 s"):
         list(command.run_job("device", "", "", 0.05))

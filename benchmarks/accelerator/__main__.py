@@ -132,11 +132,17 @@ def main() -> None:
         tuple(part for part in text.split(",") if part)
         for text in (args.parts, args.models, args.against)
     )
+    against = tuple(str(pathlib.Path(folder).resolve()) for folder in against)
+    for folder in against:
+        if not (pathlib.Path(folder) / "s2mlp_jax").is_dir():
+            parser.error(f"--against: {folder} is no copy of this repository: it has no s2mlp_jax.")
     try:
         list(schedule.jobs(parts, schedule.options_for("cpu", 1, models, against)))
     except ValueError as error:
         parser.error(str(error))
 
+    # So that a job that runs ends as well when this process is asked to.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
     try:
         (device,) = run_job("device", "", "", args.seconds)
     except JobError as error:

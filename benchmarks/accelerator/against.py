@@ -16,7 +16,7 @@ def measure(options: Options, name: str) -> Iterator[Record]:
       name: "model,folder" with the folder of the other copy.
     """
     model, _, folder = name.partition(",")
-    other = pathlib.Path(folder).resolve()
+    other = pathlib.Path(folder)
     # Both processes hold their temporaries at the same time.
     batch_size = max(1, options.batch_size // 2)
     how = (model, options.dtype, str(batch_size), str(options.depth))

@@ -36,7 +36,7 @@ def measure(options: Options, name: str) -> Iterator[Record]:
             wide = jnp.float32 if direction == "weights" and not options.on_cpu else None
             product = jax.jit(functools.partial(jnp.einsum, equation, preferred_element_type=wide))
             calls[direction] = functools.partial(product, arrays[left], arrays[right])
-        seconds = by_turns(calls, options.seconds / 5, options.rounds)
+        seconds = by_turns(calls, options.seconds / 3, options.rounds)
         tera = 2e-12 * rows * inputs * outputs
         figures = {f"{k}, TFLOP/s": tera / float(np.median(s)) for k, s in seconds.items()}
         yield {"name": f"{rows} x {inputs} by {inputs} x {outputs}", **figures}

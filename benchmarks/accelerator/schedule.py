@@ -65,7 +65,7 @@ def options_for(
     chosen = {"models": tuple(models), "against": tuple(against)}
     if platform == "cpu":
         return Options(True, batch_size or 2, 1, "float32", 0.2, 3, **chosen)
-    return Options(False, batch_size or 512, 0, "bfloat16", 1.0, 5, **chosen)
+    return Options(False, batch_size or 512, 0, "bfloat16", 0.5, 5, **chosen)
 
 
 @dataclasses.dataclass(frozen=True)
