@@ -20,6 +20,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from benchmarks import common
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.data import on_device, randaugment
+from s2mlp_jax.options import DTYPES
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train.experiment import create_experiment
 from s2mlp_jax.train.step import make_train_step
@@ -57,8 +58,8 @@ def steps(model: str, dtype: str, batch_size: int) -> dict[str, Callable[[], flo
 
 def parts(images: np.ndarray) -> dict[str, Callable[[], float]]:
     """Returns RandAugment, erasing and mixing, each alone."""
-    config = config_lib.load_config(common.config_file("s2mlp_wide"))
-    recipe, data, key = config_lib.make_augmentation(config), config.data, jax.random.key(0)
+    options = config_lib.to_options(config_lib.load_config(common.config_file("s2mlp_wide")))
+    recipe, data, key = options.augment, options.data, jax.random.key(0)
     batch = {"image": jnp.asarray(images), "label": jnp.arange(len(images))}
 
     def only(*fields: str) -> Callable[[], float]:
@@ -159,7 +160,7 @@ def compare_libraries(images: np.ndarray, rounds: int) -> list[list[str]]:
 def main() -> None:
     """Runs the benchmark."""
     parser = common.parser(__doc__, rounds=5)
-    parser.add_argument("--dtype", choices=list(config_lib.DTYPES), default="float32")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--model", default="s2mlp_wide")
     args = parser.parse_args()

@@ -103,7 +103,8 @@ def main() -> None:
     parser.add_argument("--output", metavar="FILE.md", help="also write the report there")
     arguments = parser.parse_args()
     loaded = s2mlp_jax.load(arguments.run)
-    _, split = open_data(config_lib.complete(RunFolder(pathlib.Path(arguments.run)).read_config()))
+    config = config_lib.complete(RunFolder(pathlib.Path(arguments.run)).read_config())
+    _, split = open_data(config_lib.to_options(config).data)
     images, labels = read_images(loaded, split)
     expected = np.asarray(loaded.model.apply(loaded.variables, images, train=False))
     rows = []

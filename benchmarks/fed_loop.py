@@ -31,9 +31,10 @@ from absl import logging
 
 from benchmarks import common
 from benchmarks.accelerator.loop import loop_rate
-from benchmarks.pipelines import CORES, FULL, SIZE, open_repeated
+from benchmarks.pipelines import CORES, FULL, open_repeated
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.data import sources
+from s2mlp_jax.data.noise import open_noise
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train import experiment, loop
 
@@ -74,7 +75,7 @@ def make_config(
 
 def run_loop(config: ml_collections.ConfigDict, images: sources.Split) -> Loop:
     """Trains once, in a new folder."""
-    splits = images, sources.synthetic_split(SIZE, 4)  # the evaluation is not what is measured
+    splits = images, open_noise("test[:4]")  # the evaluation is not what is measured
     run = experiment.create_experiment(config, splits=splits)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return Loop(*loop_rate(run))
@@ -105,7 +106,7 @@ def sleeping_step(seconds: float) -> typing.Any:
 
 def pipeline_rate(config: ml_collections.ConfigDict, images: sources.Split, batches: int) -> float:
     """Returns the images per second of the pipeline alone, placed on the device."""
-    splits = images, sources.synthetic_split(SIZE, 4)
+    splits = images, open_noise("test[:4]")
     run = experiment.create_experiment(config, splits=splits)
     stream = run.train_batches(0)
 
@@ -123,7 +124,7 @@ def compare(
     config: ml_collections.ConfigDict, real: sources.Split, rounds: int
 ) -> Iterator[tuple[Loop, Loop]]:
     """Yields the loop with real and with synthetic images, by turns."""
-    synthetic = sources.synthetic_split(SIZE, len(real))
+    synthetic = open_noise(f"train[:{len(real)}]")
     for i in range(rounds):
         pair = {}
         for images in (real, synthetic) if i % 2 else (synthetic, real):

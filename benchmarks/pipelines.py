@@ -48,16 +48,17 @@ def ours(
 ) -> Batches:
     """Yields batches of our pipeline, on the device."""
     config = config_lib.load_config(common.config_file("s2mlp_wide"), {"data.decoder": decoder})
+    data = config_lib.to_options(config).data
     layout = devices_lib.make_layout()
     for batch in train_batches(
         open_repeated(name, data_dir),
-        config_lib.make_crops(config),
+        data,
         seed=0,
         batch_size=batch_size,
         positions=devices_lib.local_positions(layout, batch_size),
         repeats=repeats,
         num_threads=CORES,
-        prefetch=config.data.prefetch,
+        prefetch=data.prefetch,
     ):
         yield devices_lib.shard_batch(layout, batch)
 

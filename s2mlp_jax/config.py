@@ -10,17 +10,17 @@ import sys
 import types
 import typing
 
-import jax.numpy as jnp
 import ml_collections
+from flax import traverse_util
 
 from s2mlp_jax.cli import parse_overrides
-from s2mlp_jax.data.on_device import Augmentation
-from s2mlp_jax.data.views import ON_CORRUPT, Crops
-from s2mlp_jax.models import Model, build
-from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.models.variants import get_variant
+from s2mlp_jax.options import ModelOptions, Options
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_EARLIER = (
+    "it is of an earlier version of this code, and a run goes on with the version it began with "
+    "(environment.json has its commit)."
+)
 
 # Fields that a run may change when it is continued: they alter no number of it, or, as another
 # number of devices does, only the order of its sums.
@@ -37,14 +37,8 @@ _FREE_FIELDS = {
 }
 
 
-# Fields that configs did not always have, with what runs did before.
-_LATER_FIELDS: dict[str, typing.Any] = {
-    "init_from": "",
-    "freeze": "",
-    "data.channels": 0,
-    "data.rotate": 0,
-    "optimizer.layer_decay": 1.0,
-}
+# Fields that version 0.1.0 did not have, with what its runs did.
+_LATER_FIELDS: dict[str, typing.Any] = {"data.rotate": 0}
 
 
 def load_config(
@@ -174,101 +168,41 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     with config.model.unlocked():
         config.model.update(variant.fields())
     config.lock()
-    _check(config)
+    to_options(config)  # checks it
     return config
 
 
-def _check(config: ml_collections.ConfigDict) -> None:
-    data, train = config.data, config.train
-    make_crops(config)
-    augmentation = make_augmentation(config)
-    try:
-        model_variant(config).grids(data.image_size)
-    except ValueError as error:
-        raise ValueError(f"data.{error}") from None
-    if len(data.mean) != len(data.std):
-        raise ValueError(f"data.mean {data.mean} and data.std {data.std} differ in length.")
-    choices: dict[str, tuple[typing.Any, collections.abc.Collection[typing.Any]]] = {
-        "data.channels": (data.channels, (0, 1, 3)),
-        "data.on_corrupt": (data.on_corrupt, ON_CORRUPT),
-        "train.dtype": (train.dtype, DTYPES),
-    }
-    for field, (value, allowed) in choices.items():
-        if value not in allowed:
-            listed = ", ".join(map(str, allowed))
-            raise ValueError(f"Unknown {field} {value!r}. Allowed are {listed}.")
-    positive = {
-        "train.batch_size": train.batch_size,
-        "train.accumulation_steps": train.accumulation_steps,
-        "eval.batch_size": config.eval.batch_size,
-        "eval.every_epochs": config.eval.every_epochs,
-        "checkpoint.every_epochs": config.checkpoint.every_epochs,
-        "checkpoint.keep": config.checkpoint.keep,
-        "log.every_steps": config.log.every_steps,
-        "data.prefetch": data.prefetch,
-        "data.repeats": data.repeats,
-        **{f"data.std[{i}]": value for i, value in enumerate(data.std)},
-    }
-    for field, value in positive.items():
-        if value <= 0:
-            raise ValueError(f"{field} must be greater than 0, got {value}.")
-    not_negative = {
-        "seed": config.seed,
-        "data.num_threads": data.num_threads,
-        "optimizer.reference_batch_size": config.optimizer.reference_batch_size,
-        "optimizer.warmup_epochs": config.optimizer.warmup_epochs,
-    }
-    for field, value in not_negative.items():
-        if not 0 <= value < 2**32:
-            raise ValueError(f"{field} must be in [0, 2^32), got {value}.")
-    if train.steps < 0 or (train.steps == 0 and train.epochs <= 0):
-        raise ValueError("train.steps or train.epochs must be greater than 0.")
-    for field in ("label_smoothing", "ema_decay"):
-        if not 0.0 <= train[field] < 1.0:
-            raise ValueError(f"train.{field} must be in [0, 1), got {train[field]}.")
-    if not 0.0 < config.optimizer.layer_decay <= 1.0:
-        raise ValueError(
-            f"optimizer.layer_decay must be in (0, 1], got {config.optimizer.layer_decay}."
-        )
-    if train.batch_size % train.accumulation_steps:
-        raise ValueError(
-            f"train.accumulation_steps {train.accumulation_steps} does not divide "
-            f"train.batch_size {train.batch_size}."
-        )
-    if augmentation.mixes and train.batch_size // train.accumulation_steps % 2:
-        raise ValueError(
-            "Mixup and cutmix pair the images, so train.batch_size / train.accumulation_steps "
-            f"must be even, got {train.batch_size // train.accumulation_steps}. "
-            "Or turn them off with augment.mix_prob=0."
-        )
+def to_options(config: ml_collections.ConfigDict) -> Options:
+    """Turns a completed config into typed options, which check themselves.
 
-
-def make_crops(config: ml_collections.ConfigDict) -> Crops:
-    """Returns the host's part of the augmentation. Raises a ValueError as `Crops` does."""
-    return Crops(**{field.name: config.data[field.name] for field in dataclasses.fields(Crops)})
-
-
-def make_augmentation(config: ml_collections.ConfigDict) -> Augmentation:
-    """Returns the device's part of the augmentation. Raises a ValueError as it does."""
-    return Augmentation(**config.augment.to_dict())
-
-
-def make_model(config: ml_collections.ConfigDict, num_classes: int) -> Model:
-    """Returns the model of a completed config."""
-    dtype, remat = DTYPES[config.train.dtype], config.train.remat
-    return build(model_variant(config), num_classes, dtype, remat)
-
-
-def model_variant(config: ml_collections.ConfigDict) -> Variant:
-    """Returns the architecture of a completed config."""
+    Raises:
+      ValueError: a missing field, a wrong type, or a value that is not allowed.
+    """
+    names = [field.name for field in dataclasses.fields(Options) if field.name != "model"]
+    kinds = typing.get_type_hints(Options)
     fields = config.model.to_dict()
-    return get_variant(fields.pop("name"), **fields)
+    model = ModelOptions(fields["name"], get_variant(fields.pop("name"), **fields))
+    groups = {name: _typed(config, name, kinds[name], name) for name in names}
+    return Options(model=model, **groups)
 
 
-def count_steps(config: ml_collections.ConfigDict, train_images: int) -> tuple[int, float]:
-    """Returns the steps of a whole run, and those of an epoch, which is not rounded."""
-    steps_per_epoch = train_images / config.train.batch_size
-    return config.train.steps or round(config.train.epochs * steps_per_epoch), steps_per_epoch
+def _typed(node: ml_collections.ConfigDict, name: str, kind: typing.Any, field: str) -> typing.Any:
+    """Returns the field `name` of a part of a config as `kind`; `field` is its dotted name."""
+    if name not in node:
+        raise ValueError(f"The config has no {field}: {_EARLIER}")
+    value = node[name]
+    if isinstance(value, ml_collections.ConfigDict) and dataclasses.is_dataclass(kind):
+        kinds = typing.get_type_hints(kind)
+        parts = {part: _typed(value, part, kinds[part], f"{field}.{part}") for part in kinds}
+        return typing.cast(type, kind)(**parts)
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind == tuple[float, ...] and isinstance(value, tuple | list):
+        if all(type(x) in (int, float) for x in value):
+            return tuple(map(float, value))
+    elif type(value) is kind:  # not isinstance: True is no int
+        return value
+    raise ValueError(f"config.{field} is of type {kind.__name__}, got {value!r}.")
 
 
 def that_alter_numbers(
@@ -283,17 +217,10 @@ def to_json(config: ml_collections.ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
 
 
-def flatten(
-    config: collections.abc.Mapping[str, typing.Any], prefix: str = ""
-) -> dict[str, typing.Any]:
+def flatten(config: collections.abc.Mapping[str, typing.Any]) -> dict[str, typing.Any]:
     """Maps {"a": {"b": 1}} to {"a.b": 1}; tuples become lists, as in JSON."""
-    flat: dict[str, typing.Any] = {}
-    for key, value in config.items():
-        if isinstance(value, collections.abc.Mapping | ml_collections.ConfigDict):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
+    flat = traverse_util.flatten_dict(dict(config), sep=".")
+    return {field: list(x) if isinstance(x, tuple) else x for field, x in flat.items()}
 
 
 def differences(

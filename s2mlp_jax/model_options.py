@@ -3,7 +3,8 @@
 import argparse
 import typing
 
-from s2mlp_jax.config import DTYPES, load_module
+from s2mlp_jax.config import load_module
+from s2mlp_jax.options import DTYPES
 from s2mlp_jax.saved.pretrained import WHICH, Pretrained, load
 
 

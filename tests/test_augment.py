@@ -10,13 +10,13 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_images
 
-from s2mlp_jax.config import load_config, make_augmentation
+from s2mlp_jax.config import load_config, to_options
 from s2mlp_jax.data import on_device, randaugment
 from s2mlp_jax.train import devices as devices_lib
 from tests.helpers import ROOT, tiny_config
 
 FILL = (124, 116, 104)
-RECIPE = make_augmentation(load_config(str(ROOT / "configs/s2mlp_wide.py")))
+RECIPE = to_options(load_config(str(ROOT / "configs/s2mlp_wide.py"))).augment
 POINTWISE, BLENDS = randaugment.OPERATIONS[:10], randaugment.OPERATIONS[6:10]
 
 

@@ -1,18 +1,23 @@
 """Configs: every one complete and as its golden text has it, every mistake explained."""
 
 import collections
+import dataclasses
 import json
 import os
 import pathlib
 import re
+import types
+import typing
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import pytest
 
+from s2mlp_jax import checks
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.config import load_config
+from s2mlp_jax.options import Options
 from s2mlp_jax.train.optim import decay_mask
 from tests.helpers import ROOT, tiny_config
 
@@ -44,7 +49,7 @@ def golden_text(name: str) -> str:
         f"{field} = {value!r}" for field, value in config_lib.flatten(config.to_dict()).items()
     ]
     classes, channels = CLASSES[config.data.name]
-    model = config_lib.make_model(config, classes)
+    model = config_lib.to_options(config).make_model(classes)
     size = config.data.image_size
     images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
     params = jax.eval_shape(
@@ -134,6 +139,77 @@ def test_differences_ignore_what_changes_no_number() -> None:
         "model.shift: 'a' there, 'e' here",
         "seed: 0 there, 3 here",
     ]
+
+
+@pytest.mark.parametrize("name", ["s2mlp_wide", "s2mlp_digits", "finetune"])
+def test_options_hold_what_the_config_holds(name: str) -> None:
+    """Every field of every group, of the type that its dataclass declares."""
+    config = load_config(str(ROOT / CONFIGS[name]))
+    options = config_lib.to_options(config)
+    flat = config_lib.flatten(config.to_dict())
+    seen = {f"model.{field}" for field in flat if field.startswith("model.")}
+    for field, kind in typing.get_type_hints(Options).items():
+        value = getattr(options, field)
+        if field == "model":
+            found = {"model.name": value.name}
+            found |= {f"model.{key}": x for key, x in vars(value.variant).items()}
+        elif dataclasses.is_dataclass(kind):
+            found = {f"{field}.{key}": x for key, x in vars(value).items()}
+            for key, declared in typing.get_type_hints(kind).items():
+                assert type(getattr(value, key)) is (typing.get_origin(declared) or declared), key
+        else:
+            found = {field: value}
+        for key, x in found.items():
+            assert flat[key] == (list(x) if isinstance(x, tuple) else x), key
+        seen |= found.keys()
+    assert seen >= flat.keys()
+
+
+def test_a_config_made_without_types_is_checked() -> None:
+    """As it is read from a file that was edited by hand."""
+    plain = tiny_config().to_dict()
+    whole = config_lib.to_options(ml_collections.ConfigDict(plain | {"seed": 3}))
+    assert whole.seed == 3
+    plain["train"]["epochs"] = 5
+    assert type(config_lib.to_options(ml_collections.ConfigDict(plain)).train.epochs) is float
+    for field, value, message in (
+        ("batch_size", "16", "config.train.batch_size is of type int, got '16'"),
+        ("batch_size", True, "config.train.batch_size is of type int, got True"),
+        ("remat", 1, "config.train.remat is of type bool, got 1"),
+    ):
+        changed = plain | {"train": plain["train"] | {field: value}}
+        with pytest.raises(ValueError, match=message):
+            config_lib.to_options(ml_collections.ConfigDict(changed))
+    changed = plain | {"data": plain["data"] | {"mean": ("x",)}}
+    with pytest.raises(ValueError, match=r"config.data.mean is of type tuple, got \('x',\)"):
+        config_lib.to_options(ml_collections.ConfigDict(changed))
+    del plain["train"]["remat"]
+    with pytest.raises(ValueError, match="no train.remat: it is of an earlier version"):
+        config_lib.to_options(ml_collections.ConfigDict(plain))
+
+
+def test_options_are_frozen_and_hashable() -> None:
+    options = config_lib.to_options(tiny_config())
+    assert hash(options.data) == hash(config_lib.to_options(tiny_config()).data)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.train.batch_size = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("interval", "inside", "outside"),
+    [
+        ("[0, 1)", (0, 0.5), (-0.1, 1, float("nan"))),
+        ("(0, 1]", (1, 0.5), (0, 1.1)),
+        ("[0, 2^32)", (0, 2**32 - 1), (-1, 2**32)),
+        ("[0, inf)", (0, 1e30), (-1, float("nan"))),
+    ],
+)
+def test_intervals(interval: str, inside: tuple[float, ...], outside: tuple[float, ...]) -> None:
+    for value in inside:
+        checks.check_range("x.", types.SimpleNamespace(y=value), interval, "y")
+    for value in outside:
+        with pytest.raises(ValueError, match=f"x.y must be in {re.escape(interval)}, got {value}"):
+            checks.check_range("x.", types.SimpleNamespace(y=value), interval, "y")
 
 
 def test_explains_command_line_mistakes() -> None:

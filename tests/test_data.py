@@ -389,6 +389,26 @@ def test_repeated_augmentation_gives_three_views_in_a_batch() -> None:
     assert one.steps_per_epoch == three.steps_per_epoch
 
 
+def test_noise_is_a_data_set_like_any_other() -> None:
+    """Of any size and colour; a training makes one batch of it, whatever the step."""
+    split = sources.open_split("synthetic", "train")
+    assert (len(split), split.num_classes, split.channels) == (1_281_167, 1000, 3)
+    assert len(sources.open_split("synthetic", "train[:10%]+test")) == 128_117 + 1024
+    with pytest.raises(ValueError, match="no split 'dev'. It has train, validation, val, test"):
+        sources.open_split("synthetic", "dev")
+    sources.prepare("synthetic", "", download=True)  # there is nothing to do
+    grey = sources.open_split("synthetic", "train", cache=True, channels=1)
+    batches = train_batches(grey, crops(), 0, 8, np.arange(8), num_threads=2)
+    first, second = itertools.islice(batches, 2)
+    assert first["image"].shape == (8, 8, 8, 1)
+    assert first["image"].std() > 5
+    assert second is first
+    later = next(train_batches(grey, crops(), 0, 8, np.arange(8), start_step=5, num_threads=0))
+    np.testing.assert_array_equal(later["image"], first["image"])
+    seen = list(eval_batches(sources.open_split("synthetic", "val[:5]"), crops(), 4, np.arange(4)))
+    assert [int(batch["mask"].sum()) for batch in seen] == [4, 1]
+
+
 def test_views_of_an_image_differ() -> None:
     split = sources.open_split("digits", "train")
     batches = train_batches(split, crops(), 0, 33, np.arange(33), repeats=3, num_threads=0)

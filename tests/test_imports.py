@@ -13,14 +13,15 @@ PACKAGE = ROOT / "s2mlp_jax"
 
 # What each room, a folder or a file of the package, may import besides itself. Whoever makes a new
 # one says here where it belongs.
-GROUND = {"cli", "progress", "rng"}
-CONFIG = GROUND | {"models", "data"}
+GROUND = {"checks", "cli", "progress", "rng"}
+CONFIG = GROUND | {"models", "data", "options"}
 SAVED = CONFIG | {"config"}
 USE = SAVED | {"saved", "model_options"}
 ROOMS = {
     **{room: set[str]() for room in GROUND},
     "models": GROUND,
     "data": GROUND | {"models"},
+    "options": GROUND | {"models", "data"},
     "config": CONFIG,
     "saved": SAVED,
     "model_options": SAVED | {"saved"},

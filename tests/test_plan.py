@@ -82,7 +82,7 @@ def test_flops_are_those_of_all_parts() -> None:
 def test_sharding_and_parts_take_less_memory() -> None:
     def total(**overrides):  # noqa: ANN003, ANN202
         run = create_experiment(
-            small_config(**overrides), splits=(stand_in("imagenet2012", "train", 64),) * 2
+            small_config(**overrides), splits=(stand_in("imagenet2012", "train"),) * 2
         )
         memory = step_cost.compile_step(run).memory
         assert memory is not None
@@ -116,7 +116,7 @@ def test_times_grow_with_the_batch_and_are_scaled_where_it_is_large(
 
 def test_stand_ins_have_the_known_sizes() -> None:
     def size(name: str, split: str) -> int:
-        found = stand_in(name, split, 224)
+        found = stand_in(name, split)
         assert found is not None
         return len(found)
 
@@ -124,15 +124,19 @@ def test_stand_ins_have_the_known_sizes() -> None:
     assert size("imagenet2012_256", "validation") == 50_000
     assert size("imagenet2012:5.1.0", "train[:10%]") == 128_117
     assert size("cifar10", "train[100:]+test") == 59_900
-    assert stand_in("food101", "train", 224) is None
+    assert stand_in("food101", "train") is None
     with pytest.raises(ValueError, match="no split 'test'. It has train, validation"):
-        stand_in("imagenet2012", "test", 224)
+        stand_in("imagenet2012", "test")
+    found = stand_in("cifar10", "test")
+    assert found is not None
+    with pytest.raises(ValueError, match="only the size of this data set is known"):
+        found.source[0]
     # They are those of the data sets prepared here.
     config = tiny_config()
     run = create_experiment(config)
     for split in (run.train_split, run.eval_split):
         title, part = split.name.split(" ")
-        known = stand_in("digits", part, 8)
+        known = stand_in("digits", part)
         assert known is not None
         assert (len(known), known.num_classes, known.channels) == (len(split), 10, 1), title
 

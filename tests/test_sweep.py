@@ -13,7 +13,7 @@ import ml_collections
 import pytest
 
 from s2mlp_jax.cli import ExitCode
-from s2mlp_jax.config import load_config, load_module, model_variant
+from s2mlp_jax.config import load_config, load_module, to_options
 from s2mlp_jax.models.cost import paper_parameters, variant_cost
 from s2mlp_jax.sweep import __main__ as command_lib
 from s2mlp_jax.sweep import measure
@@ -353,7 +353,7 @@ def test_the_comparison_is_on_equal_terms(scale: str) -> None:
     size = base.data.image_size
 
     def cost(config: ml_collections.ConfigDict) -> tuple[int, int]:
-        found = variant_cost(model_variant(config), size, classes, channels)
+        found = variant_cost(to_options(config).model.variant, size, classes, channels)
         return found.parameters, found.macs + found.attention_macs
 
     parameters, macs = cost(base)
@@ -384,7 +384,7 @@ def test_the_papers_tables_are_rebuilt_and_their_misprints_explained(name: str) 
     assert list(rows) == list(settings)
     for key, row in rows.items():
         config = load_config(path, settings[key])
-        variant = model_variant(config)
+        variant = to_options(config).model.variant
         parameters = paper_parameters(variant)
         macs = variant_cost(variant, config.data.image_size, 0).macs
         for exact, printed, unit in (

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from s2mlp_jax.config import load_config
+from s2mlp_jax.config import load_config, to_options
 from s2mlp_jax.data.on_device import normalize, smooth_labels
 from s2mlp_jax.rng import stream_key
 from s2mlp_jax.train import devices as devices_lib
@@ -183,26 +183,28 @@ def test_ema_is_the_bias_corrected_average() -> None:
 
 
 def test_schedule_warms_up_and_ends_at_the_final_rate() -> None:
-    config = tiny_config(optimizer__warmup_epochs=2.0, train__batch_size=32)
-    schedule = optim.make_schedule(config, total_steps=100, steps_per_epoch=5.0)
-    assert schedule(0) == pytest.approx(config.optimizer.warmup_learning_rate, rel=1e-3)
+    options = to_options(tiny_config(optimizer__warmup_epochs=2.0, train__batch_size=32))
+    schedule = optim.make_schedule(options, total_steps=100, steps_per_epoch=5.0)
+    assert schedule(0) == pytest.approx(options.optimizer.warmup_learning_rate, rel=1e-3)
     assert schedule(10) == pytest.approx(2 * 2e-3)  # twice the reference batch, twice the rate
     assert schedule(55) == pytest.approx((4e-3 + 1e-5) / 2, rel=1e-4)  # half way down the cosine
     assert schedule(100) == pytest.approx(1e-5, rel=1e-4)
     with pytest.raises(ValueError, match="warmup_epochs 2.0 is 10 steps, but the whole run has 10"):
-        optim.make_schedule(config, total_steps=10, steps_per_epoch=5.0)
+        optim.make_schedule(options, total_steps=10, steps_per_epoch=5.0)
 
 
 def test_a_small_batch_s_rate_never_rises_after_its_peak() -> None:
-    config = tiny_config(
-        train__batch_size=2, optimizer__learning_rate=4e-6, optimizer__warmup_epochs=2.0
+    options = to_options(
+        tiny_config(
+            train__batch_size=2, optimizer__learning_rate=4e-6, optimizer__warmup_epochs=2.0
+        )
     )
-    peak = optim.peak_learning_rate(config)
-    assert peak < config.optimizer.warmup_learning_rate < config.optimizer.final_learning_rate
-    schedule = optim.make_schedule(config, total_steps=100, steps_per_epoch=5.0)
+    peak = optim.peak_learning_rate(options)
+    assert peak < options.optimizer.warmup_learning_rate < options.optimizer.final_learning_rate
+    schedule = optim.make_schedule(options, total_steps=100, steps_per_epoch=5.0)
     assert [float(schedule(i)) for i in (0, 10, 50, 100)] == pytest.approx([peak] * 4)
     fixed = tiny_config(optimizer__reference_batch_size=0, train__batch_size=32)
-    assert optim.peak_learning_rate(fixed) == 2e-3
+    assert optim.peak_learning_rate(to_options(fixed)) == 2e-3
 
 
 def test_weight_decay_touches_kernels_only_and_is_told() -> None:
@@ -210,7 +212,7 @@ def test_weight_decay_touches_kernels_only_and_is_told() -> None:
     params = create_experiment(config).abstract_state().params
     for path, decayed in jax.tree.leaves_with_path(optim.decay_mask(params)):
         assert decayed == (path[-1].key == "kernel")
-    decayed, rest = optim.describe_groups(config, params)
+    decayed, rest = optim.describe_groups("", params)
     assert decayed.startswith("decayed: ")
     assert "block_*/mixer/fc_in/kernel" in decayed
     assert "block_*/mlp_norm/scale" in rest

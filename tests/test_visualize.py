@@ -15,7 +15,7 @@ from PIL import Image
 
 from s2mlp_jax import visualize
 from s2mlp_jax.cli import ExitCode
-from s2mlp_jax.config import load_config
+from s2mlp_jax.config import load_config, to_options
 from s2mlp_jax.data.randaugment import OPERATIONS
 from s2mlp_jax.models import create_model, init
 from s2mlp_jax.models.backbone import Backbone
@@ -225,7 +225,7 @@ def test_outputs_of_the_relatives_are_grids(name: str, grids: list[int]) -> None
 
 def test_features_of_an_untrained_model_say_nothing_of_the_class() -> None:
     config = tiny_config()
-    split = open_data(config)[1]
+    split = open_data(to_options(config).data)[1]
     said = visualize.features(config=config, index=2).axes[3].texts[0].get_text()
     assert said == f"index 2\ntrue: {split.source[2]['label']}"
 

@@ -71,18 +71,19 @@ def _training(config: ml_collections.ConfigDict) -> Callable[[], typing.Any]:
 
     An `Experiment` would do the same, but opens data sets, whose packages are not needed here.
     """
-    total_steps, steps_per_epoch = config_lib.count_steps(config, 1_281_167)
-    schedule = optim.make_schedule(config, total_steps, steps_per_epoch)
+    options = config_lib.to_options(config)
+    total_steps, steps_per_epoch = options.count_steps(1_281_167)
+    schedule = optim.make_schedule(options, total_steps, steps_per_epoch)
     run = types.SimpleNamespace(
-        config=config,
-        model=config_lib.make_model(config, CLASSES),
+        options=options,
+        model=options.make_model(CLASSES),
         schedule=schedule,
-        optimizer=optim.make_optimizer(config, schedule),
+        optimizer=optim.make_optimizer(options, schedule),
         layout=devices.make_layout(jax.devices()[:1]),
     )
     key = jax.random.key(0)
-    use_ema = config.train.ema_decay > 0
-    state = create_state(run.model, run.optimizer, key, config.data.image_size, 3, use_ema)
+    use_ema = options.train.ema_decay > 0
+    state = create_state(run.model, run.optimizer, key, options.data.image_size, 3, use_ema)
     batch = devices.shard_batch(run.layout, _batch(config))
     step = make_train_step(typing.cast(typing.Any, run))
 
@@ -95,12 +96,12 @@ def _training(config: ml_collections.ConfigDict) -> Callable[[], typing.Any]:
 
 
 def _augmentation(config: ml_collections.ConfigDict) -> Callable[[], typing.Any]:
-    augmentation = config_lib.make_augmentation(config)
-    mean, std, smoothing = config.data.mean, config.data.std, config.train.label_smoothing
+    options = config_lib.to_options(config)
+    mean, std, smoothing = options.data.mean, options.data.std, options.train.label_smoothing
 
     @jax.jit
     def augment(key: jax.Array, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return training_batch(key, batch, augmentation, mean, std, CLASSES, smoothing)
+        return training_batch(key, batch, options.augment, mean, std, CLASSES, smoothing)
 
     arguments = jax.random.key(0), jax.device_put(_batch(config))
     return lambda: augment(*arguments)

@@ -1,10 +1,12 @@
 """Known data sets that are not prepared here: their sizes, for planning a run."""
 
-import dataclasses
+import typing
+from collections.abc import Mapping
 
 import tensorflow_datasets as tfds
 
-from s2mlp_jax.data import digits, names, sources
+from s2mlp_jax.data import digits, names
+from s2mlp_jax.data.split import Split
 
 # name -> (images a split, classes, channels)
 _KNOWN: dict[str, tuple[dict[str, int], int, int]] = {
@@ -14,21 +16,30 @@ _KNOWN: dict[str, tuple[dict[str, int], int, int]] = {
 }
 
 
-def stand_in(name: str, split: str, image_size: int) -> sources.Split | None:
-    """Returns a split of the right size without its images; None if the size is not known.
+class _NotHere:
+    """So many records, none of which can be read."""
+
+    def __init__(self, length: int, name: str) -> None:
+        self._length, self._name = length, name
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict[str, typing.Any]:
+        raise ValueError(f"{self._name}: only the size of this data set is known here.")
+
+
+def count_images(name: str, split: str, sizes: Mapping[str, int]) -> int:
+    """Returns how many images a split has.
 
     Args:
-      name: of the data set; "imagenet2012:5.1.0" and the copy "imagenet2012_256" are known too.
-      split: in TFDS's notation.
-      image_size: pixels.
+      name: of the data set, for messages.
+      split: in TFDS's notation, "train[:10%]".
+      sizes: split -> its images.
 
     Raises:
       ValueError: the data set has no such split.
     """
-    base, _ = names.origin(name)
-    if base not in _KNOWN:
-        return None
-    sizes, classes, channels = _KNOWN[base]
     infos = {
         part: tfds.core.SplitInfo(name=part, shard_lengths=[size], num_bytes=0)
         for part, size in sizes.items()
@@ -39,13 +50,30 @@ def stand_in(name: str, split: str, image_size: int) -> sources.Split | None:
         raise ValueError(
             f"Data set {name!r} has no split {split!r}. It has {', '.join(sizes)}."
         ) from error
-    length = sum(
+    return sum(
         (sizes[piece.splitname] if piece.to is None else piece.to) - (piece.from_ or 0)
         for piece in pieces
     )
-    return dataclasses.replace(
-        sources.synthetic_split(image_size, length),
-        name=f"{name} {split} (not prepared here)",
+
+
+def stand_in(name: str, split: str) -> Split | None:
+    """Returns a split of the right size without its images; None if the size is not known.
+
+    Args:
+      name: of the data set; "imagenet2012:5.1.0" and the copy "imagenet2012_256" are known too.
+      split: in TFDS's notation.
+
+    Raises:
+      ValueError: the data set has no such split.
+    """
+    base, _ = names.origin(name)
+    if base not in _KNOWN:
+        return None
+    sizes, classes, channels = _KNOWN[base]
+    title = f"{name} {split} (not prepared here)"
+    return Split(
+        name=title,
+        source=_NotHere(count_images(name, split, sizes), title),
         num_classes=classes,
         channels=channels,
         class_names=tuple(map(str, range(classes))),

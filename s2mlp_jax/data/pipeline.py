@@ -70,9 +70,6 @@ def train_batches(
     Raises:
       BrokenImageError: it names the record; the batches before were yielded.
     """
-    if split.name == "synthetic":
-        yield from itertools.repeat(_synthetic_batch(split, positions))
-
     order = _order(len(split), seed)
     distinct = -(-batch_size // repeats)
     views: dict[int, list[int]] = {}  # the image's place in the batch -> its rows here
@@ -103,6 +100,9 @@ def train_batches(
         batch = _empty_batch(len(positions), crops.image_size, split.channels, flags)
         return batch, [functools.partial(fill, batch, step, p) for p in _jobs(views, num_threads)]
 
+    if split.constant:
+        (batch,) = _prefetched(map(work, [0]), num_threads, prefetch)
+        yield from itertools.repeat(batch)
     yield from _prefetched(map(work, itertools.count(start_step)), num_threads, prefetch)
 
 
@@ -253,11 +253,3 @@ def _prefetched(works: Iterator[_Work], num_threads: int, prefetch: int) -> Iter
                 yield done
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _synthetic_batch(split: Split, positions: np.ndarray) -> Batch:
-    records = [split.source[int(i)] for i in positions]
-    return {
-        "image": np.stack([record["image"] for record in records]),
-        "label": np.array([record["label"] for record in records], np.int32),
-    }

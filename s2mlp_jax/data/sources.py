@@ -1,20 +1,23 @@
-"""Opens one split of a data set with random access: of TFDS, or a folder of images.
+"""Opens one split of a data set with random access: of TFDS, a folder of images, or noise.
 
 Reading needs no TensorFlow and no network. Preparing (writing ArrayRecord files) needs
 TensorFlow, and a download only happens if the caller asks for one.
 """
 
+import functools
 import importlib
 import os
 import typing
+from collections.abc import Callable
 
-import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
 
 from s2mlp_jax.data.folder import open_folder
 from s2mlp_jax.data.names import EMBEDDED, check_known, folder_of, not_prepared
+from s2mlp_jax.data.noise import NAME as NOISE
+from s2mlp_jax.data.noise import open_noise
 from s2mlp_jax.data.split import Source, Split
 from s2mlp_jax.data.tensorflow import import_tensorflow
 
@@ -59,10 +62,10 @@ def resolve_data_dir(data_dir: str) -> epath.Path:
 def prepare(name: str, data_dir: str, download: bool) -> None:
     """Prepares a data set as ArrayRecord files where that was asked for or needs no download.
 
-    Does nothing if it is there already, or is a folder of images. To be called by one process
+    Does nothing if it is there already, or needs no preparing. To be called by one process
     before any opens it.
     """
-    if folder_of(name):
+    if _opener(name):
         return
     directory = resolve_data_dir(data_dir)
     if (name not in EMBEDDED and not download) or find(name, directory) is not None:
@@ -116,7 +119,7 @@ def open_split(
 
     Args:
       name: a TFDS name, "cifar10", "oxford_iiit_pet:4.0.0", "my_dataset/config", ..., or
-        "folder:/my/images" (see `folder.py`).
+        "folder:/my/images" (see `folder.py`), or "synthetic" (see `noise.py`).
       split: "train", "test[:50%]", ..., in TFDS's notation.
       data_dir: folder that holds the prepared data sets; "" for TFDS's default. A folder of
         images is not looked for there.
@@ -126,10 +129,17 @@ def open_split(
     Raises:
       ValueError: data set, split or a suitable feature not there; the message says what to do.
     """
-    path = folder_of(name)
-    opened = open_folder(path, split) if path else _open_prepared(name, split, data_dir)
+    opener = _opener(name)
+    opened = opener(split) if opener else _open_prepared(name, split, data_dir)
     opened = opened.read_with(channels)
     return opened.cached() if cache else opened
+
+
+def _opener(name: str) -> Callable[[str], Split] | None:
+    """Returns what opens a split of a data set that needs no preparing; None for other sets."""
+    if path := folder_of(name):
+        return functools.partial(open_folder, path)
+    return open_noise if name == NOISE else None
 
 
 def _open_prepared(name: str, split: str, data_dir: str) -> Split:
@@ -181,34 +191,6 @@ def open_builder(name: str, data_dir: str = "") -> tfds.core.DatasetBuilder:
             f"convert_format --dataset_dir={info.data_dir} --out_file_format=array_record"
         )
     return builder
-
-
-class _Noise:
-    """One image of noise under every index."""
-
-    def __init__(self, length: int, image_size: int) -> None:
-        self._length = length
-        self._image = np.random.default_rng(0).integers(
-            0, 256, (image_size, image_size, 3), dtype=np.uint8
-        )
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: int) -> dict[str, typing.Any]:
-        index = int(index)
-        return {"image": self._image, "label": index % 1000, "index": index, "key": str(index)}
-
-
-def synthetic_split(image_size: int, length: int) -> Split:
-    """A stand-in for ImageNet made of noise: for timing, without any files."""
-    names = tuple(str(i) for i in range(1000))
-    return Split("synthetic", _Noise(length, image_size), 1000, 3, names, "(memory)")
-
-
-def synthetic_splits(image_size: int) -> tuple[Split, Split]:
-    """Returns a pair for training, as long as ImageNet's, and for evaluation."""
-    return synthetic_split(image_size, 1_281_167), synthetic_split(image_size, 1024)
 
 
 def find(name: str, directory: epath.Path) -> tfds.core.DatasetBuilder | None:

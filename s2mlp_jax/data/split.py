@@ -32,6 +32,7 @@ class Split:
       class_names: one a label.
       path: folder of the files.
       metadata: what the data set records about itself, such as the short side of its images.
+      constant: whether a training makes one batch and repeats it, so that data take no time.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Split:
     class_names: tuple[str, ...]
     path: str
     metadata: Mapping[str, typing.Any] = dataclasses.field(default_factory=dict)
+    constant: bool = False
 
     def __len__(self) -> int:
         return len(self.source)
@@ -52,9 +54,13 @@ class Split:
     def cached(self) -> "Split":
         """Returns the same split with every image decoded, now, and kept in memory.
 
+        A constant split stays as it is: it is read once anyway.
+
         Raises:
           BrokenImageError: as `decode` does.
         """
+        if self.constant:
+            return self
         return dataclasses.replace(self, source=_Cached(self.source, self.name, self.channels))
 
 

@@ -6,11 +6,12 @@ import math
 import pathlib
 import random
 import typing
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
+from s2mlp_jax.checks import check_choices, check_positive, check_range
 from s2mlp_jax.data import jpeg, turbo
 
 CROPS: tuple[str, ...] = ("random_resized", "pad", "resize")
@@ -63,25 +64,18 @@ class Crops:
     rotate: int = 0
 
     def __post_init__(self) -> None:
-        choices: tuple[tuple[str, Collection[typing.Any]], ...] = (
-            ("train_crop", CROPS),
-            ("interpolation", INTERPOLATIONS),
-            ("decoder", DECODERS),
-            ("rotate", ROTATIONS),
+        check_choices(
+            "data.",
+            self,
+            train_crop=CROPS,
+            interpolation=INTERPOLATIONS,
+            decoder=DECODERS,
+            rotate=ROTATIONS,
         )
-        for field, allowed in choices:
-            if getattr(self, field) not in allowed:
-                raise ValueError(
-                    f"Unknown data.{field} {getattr(self, field)!r}. "
-                    f"Allowed are {', '.join(map(str, allowed))}."
-                )
-        for field in ("crop_area_min", "eval_crop_ratio"):
-            if not 0.0 < getattr(self, field) <= 1.0:
-                raise ValueError(f"data.{field} must be in (0, 1], got {getattr(self, field)}.")
-        if not 0.0 <= self.flip <= 1.0:
-            raise ValueError(f"data.flip must be in [0, 1], got {self.flip}.")
-        if self.crop_padding < 0 or self.image_size < 1:
-            raise ValueError("data.crop_padding and data.image_size must not be negative or zero.")
+        check_positive("data.", self, "image_size")
+        check_range("data.", self, "(0, 1]", "crop_area_min", "eval_crop_ratio")
+        check_range("data.", self, "[0, 1]", "flip")
+        check_range("data.", self, "[0, inf)", "crop_padding")
         if self.decoder == "turbo" and turbo.MISSING:
             raise ValueError(
                 f"data.decoder 'turbo' needs what is not installed here: {turbo.MISSING}. "

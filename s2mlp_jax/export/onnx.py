@@ -10,11 +10,9 @@ import contextlib
 import logging
 import pathlib
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from s2mlp_jax.export.common import classifier, require
@@ -46,7 +44,7 @@ def write(
 
     def classify_for_jax2onnx(images: jax.Array) -> jax.Array:
         # Without jit inside of it: how jax 0.12 writes that down jax2onnx 0.13 cannot read.
-        with _explicit_padding(), jax.disable_jit():
+        with jax.disable_jit():
             return classify(images)
 
     shape = (image_size, image_size, channels)
@@ -105,32 +103,6 @@ def _compare(content: bytes, images: np.ndarray, expected: np.ndarray) -> None:
 def _unable(reason: object) -> ValueError:
     first = str(reason).splitlines()[0]
     return ValueError(f"This model cannot be written as {FILE}: {first}")
-
-
-@contextlib.contextmanager
-def _explicit_padding() -> Iterator[None]:
-    """Makes padding in Flax's max pooling a step of its own; jax2onnx would leave it out.
-
-    To be entered while jax2onnx traces: what is called in the end is its own max pooling.
-    """
-    max_pool = nn.max_pool
-
-    def padded_max_pool(
-        x: jax.Array,
-        window_shape: Sequence[int],
-        strides: Sequence[int] | None = None,
-        padding: str | Sequence[tuple[int, int]] = "VALID",
-    ) -> jax.Array:
-        if not isinstance(padding, str):
-            widths = [(0, 0), *padding, (0, 0)]
-            x, padding = jnp.pad(x, widths, constant_values=-jnp.inf), "VALID"
-        return max_pool(x, window_shape=window_shape, strides=strides, padding=padding)
-
-    nn.max_pool = padded_max_pool
-    try:
-        yield
-    finally:
-        nn.max_pool = max_pool
 
 
 @contextlib.contextmanager

@@ -78,7 +78,10 @@ class Convolution(nn.Module):
 def _max_pool(x: jax.Array) -> jax.Array:
     """Max pooling, 3x3, stride 2. Windows overlap, so its gradient is a sum."""
     wide = x.astype(accumulator(x.dtype))
-    return nn.max_pool(wide, (3, 3), (2, 2), padding=[(1, 1)] * 2).astype(x.dtype)
+    # Padded beforehand, and called by keywords: jax2onnx leaves out a padding that is given as
+    # numbers, and takes no other call.
+    wide = jnp.pad(wide, [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=-jnp.inf)
+    return nn.max_pool(wide, window_shape=(3, 3), strides=(2, 2)).astype(x.dtype)
 
 
 def convolve_and_normalise(

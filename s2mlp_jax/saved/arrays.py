@@ -4,7 +4,9 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 
+import jax
 import numpy as np
+from flax import traverse_util
 
 
 class Free(typing.NamedTuple):
@@ -20,30 +22,18 @@ Shape = tuple[int | Free, ...]
 
 def leaf_name(path: tuple[typing.Any, ...]) -> str:
     """Returns "block_00/mlp/fc_in/kernel" of a path of `jax.tree.leaves_with_path`."""
-    return "/".join(str(part.key) for part in path)
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def flatten(tree: Mapping[str, typing.Any], prefix: str = "") -> dict[str, np.ndarray]:
+def flatten(tree: Mapping[str, typing.Any]) -> dict[str, np.ndarray]:
     """Maps {"params": {"head": {"bias": x}}} to {"params/head/bias": x}."""
-    flat: dict[str, np.ndarray] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{key}/"))
-        else:
-            flat[prefix + key] = np.asarray(value)
-    return flat
+    flat = traverse_util.flatten_dict(dict(tree), sep="/")
+    return {name: np.asarray(value) for name, value in flat.items()}
 
 
 def unflatten(flat: Mapping[str, np.ndarray]) -> dict[str, typing.Any]:
     """Maps {"params/head/bias": x} to {"params": {"head": {"bias": x}}}."""
-    tree: dict[str, typing.Any] = {}
-    for path, value in flat.items():
-        *parents, leaf = path.split("/")
-        node = tree
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[leaf] = value
-    return tree
+    return traverse_util.unflatten_dict(dict(flat), sep="/")
 
 
 def check_arrays(

@@ -17,6 +17,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from s2mlp_jax.config import list_differences
 from s2mlp_jax.progress import say
+from s2mlp_jax.saved.arrays import leaf_name
 from s2mlp_jax.saved.files import Folder
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
@@ -232,14 +233,8 @@ class _OtherModelError(ValueError):
 
 
 def _shapes(tree: typing.Any) -> dict[str, tuple[int, ...]]:
-    def name(part: typing.Any) -> str:
-        for attribute in ("key", "name", "idx"):
-            if hasattr(part, attribute):
-                return str(getattr(part, attribute))
-        return str(part)
-
     return {
-        "/".join(name(part) for part in path): tuple(leaf.shape)
+        leaf_name(path): tuple(leaf.shape)
         for path, leaf in jax.tree.leaves_with_path(tree)
         if hasattr(leaf, "shape")
     }

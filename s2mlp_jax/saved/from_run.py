@@ -102,7 +102,8 @@ def _training(
     """Returns what the card says of a run: JSON."""
     recipe = config_lib.flatten(config.to_dict())
     recipe["init_from"] = pathlib.PurePath(recipe["init_from"]).name  # not where it lies
-    total_steps, steps_per_epoch = config_lib.count_steps(config, data["train"]["images"])
+    options = config_lib.to_options(config)
+    total_steps, steps_per_epoch = options.count_steps(data["train"]["images"])
     cost = variant_cost(weights.variant, weights.image_size, weights.num_classes, data["channels"])
     return {
         "data": {

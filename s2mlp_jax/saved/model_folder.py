@@ -12,7 +12,7 @@ import json
 import pathlib
 import typing
 
-from s2mlp_jax.config import DTYPES
+from s2mlp_jax.options import DTYPES
 from s2mlp_jax.saved.arrays import unflatten
 from s2mlp_jax.saved.files import Folder, read_json
 from s2mlp_jax.saved.preprocessing import Preprocessing

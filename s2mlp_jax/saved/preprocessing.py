@@ -51,7 +51,7 @@ class Preprocessing:
                 "There is no preprocessing here but with antialias true and decoder pillow, "
                 f"got {self.antialias} and {self.decoder!r}."
             )
-        _ = self.crops
+        self._make_crops()  # which checks the other values
 
     @property
     def channels(self) -> int:
@@ -61,6 +61,9 @@ class Preprocessing:
     @property
     def crops(self) -> Crops:
         """The same, as the evaluation's pipeline takes it."""
+        return self._make_crops()
+
+    def _make_crops(self) -> Crops:
         size, ratio = self.image_size, self.crop_ratio
         how = (self.interpolation, self.decoder, self.rotate)
         return Crops(size, "resize", 1.0, 0, 0.0, ratio, *how)

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s2mlp_jax.config import DTYPES
 from s2mlp_jax.data.on_device import normalize
 from s2mlp_jax.models import Model, build, init
+from s2mlp_jax.options import DTYPES
 from s2mlp_jax.saved.arrays import check_arrays, flatten, leaf_name
 from s2mlp_jax.saved.files import Folder
 from s2mlp_jax.saved.from_run import describe_run, read_run

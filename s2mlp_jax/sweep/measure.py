@@ -71,11 +71,11 @@ def measure_sweep(sweep: Sweep, workdir: str | pathlib.Path, rounds: int = 5) ->
         say(f"measured  round {number + 1} of {rounds}")
     settings = {}
     for candidate in candidates:
-        config = candidate.run.config
+        options = candidate.run.options
         train, infer = (
             size / statistics.median(seconds)
             for size, seconds in (
-                (config.train.batch_size, candidate.train_seconds),
+                (options.train.batch_size, candidate.train_seconds),
                 (candidate.run.eval_batch_size, candidate.eval_seconds),
             )
         )
@@ -103,7 +103,7 @@ def _measure(candidate: _Candidate) -> None:
     run = candidate.run
     like = run.abstract_state()
     state = jax.tree.map(lambda x, a: jax.device_put(x, a.sharding), candidate.state, like)
-    train_batch = shard_batch(run.layout, noise(run, run.config.train.batch_size))
+    train_batch = shard_batch(run.layout, noise(run, run.options.train.batch_size))
     eval_batch = shard_batch(run.layout, noise(run, run.eval_batch_size, mask=True))
     candidate.eval_seconds.append(_seconds(lambda: run.eval_step(state.variables, eval_batch)))
 

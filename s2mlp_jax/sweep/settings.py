@@ -11,6 +11,7 @@ import jax
 import ml_collections
 
 from s2mlp_jax import config as config_lib
+from s2mlp_jax.data.options import DataOptions
 from s2mlp_jax.data.sources import Split
 from s2mlp_jax.saved.files import Folder, write_text
 from s2mlp_jax.saved.metrics import read_metrics
@@ -60,7 +61,8 @@ class Sweep:
 
     def experiment(self, run: SweepRun, devices: Sequence[jax.Device] | None = None) -> Experiment:
         """Returns what trains a run, on all devices by default; the data are read once for all."""
-        return create_experiment(run.config, devices, splits=self._data.open(run.config))
+        data = config_lib.to_options(run.config).data
+        return create_experiment(run.config, devices, splits=self._data.open(data))
 
     def experiments(
         self, runs: Sequence[SweepRun], devices: Sequence[jax.Device]
@@ -102,7 +104,7 @@ class Sweep:
                     f"{workdir} belongs to the sweep {line['config']}; take another --workdir "
                     f"for {self.config_path}."
                 )
-            before = line.get("changes", changes)
+            before = line["changes"]
             if different := config_lib.list_differences(before, changes, "unchanged", "unchanged"):
                 raise ValueError(
                     f"{workdir} has runs with other fields, which a report must not compare with "
@@ -124,9 +126,8 @@ class _Data:
     def __init__(self) -> None:
         self._opened: dict[tuple[typing.Any, ...], tuple[Split, Split]] = {}
 
-    def open(self, config: ml_collections.ConfigDict) -> tuple[Split, Split]:
-        data = config.data
-        key: tuple[typing.Any, ...] = (
+    def open(self, data: DataOptions) -> tuple[Split, Split]:
+        key = (
             data.name,
             data.data_dir,
             data.train_split,
@@ -134,10 +135,8 @@ class _Data:
             data.cache,
             data.channels,
         )
-        if data.name == "synthetic":  # it is made at the size that is asked for
-            key = (*key, data.image_size)
         if key not in self._opened:
-            self._opened[key] = open_data(config)
+            self._opened[key] = open_data(data)
         return self._opened[key]
 
 
@@ -178,15 +177,16 @@ def open_sweep(
         try:
             config = config_lib.load_config(config_path, {**overrides, **settings[name]})
             # Only its length is asked for here, so nothing is decoded.
-            splits = data.open(config_lib.override(config, {"data.cache": False}))
+            wanted_data = dataclasses.replace(config_lib.to_options(config).data, cache=False)
+            splits = data.open(wanted_data)
             experiments[name] = create_experiment(config, splits=splits)
-            _ = experiments[name].initial  # what is wrong there is found now
+            experiments[name].check_initial()
         except ValueError as error:
             raise ValueError(f"Setting {name}: {error}") from error
     runs = []
     for name in wanted:
         one = experiments[name]
-        cost = one.total_steps * one.config.train.batch_size * one.macs_per_image
+        cost = one.total_steps * one.options.train.batch_size * one.macs_per_image
         for seed in range(seeds):
             runs.append(SweepRun(name, seed, config_lib.override(one.config, {"seed": seed}), cost))
     share = _share(runs, part, parts)

@@ -47,8 +47,8 @@ def make_stacked_step(runs: Sequence[Experiment]) -> jax.stages.Wrapped:
     The runs share one device. `streams` are the batches of the distinct seeds, in the order of
     their first run: runs of one seed see the same images.
     """
-    seeds = [run.config.seed for run in _one_of_each_seed(runs)]
-    stream = np.array([seeds.index(run.config.seed) for run in runs])
+    seeds = [run.options.seed for run in _one_of_each_seed(runs)]
+    stream = np.array([seeds.index(run.options.seed) for run in runs])
     shifts = _stack([shift_variables(run.model.variant) for run in runs])
 
     def one(state: TrainState, batch: Batch, key: jax.Array, shift: typing.Any) -> typing.Any:
@@ -205,7 +205,7 @@ def _one_of_each_seed(runs: Sequence[Experiment]) -> list[Experiment]:
     """The first run of each seed, in order: theirs are the batches that the others share."""
     first: dict[int, Experiment] = {}
     for run in runs:
-        first.setdefault(run.config.seed, run)
+        first.setdefault(run.options.seed, run)
     return list(first.values())
 
 

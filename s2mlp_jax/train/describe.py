@@ -17,10 +17,10 @@ _WORTH_TELLING = 0.01
 
 def start(run: Experiment, step: int) -> Iterator[str]:
     """Yields the lines that say what will be done."""
-    config, devices = run.config, run.layout.mesh.devices
-    data, train = config.data, config.train
+    options, devices = run.options, run.layout.mesh.devices
+    data, train = options.data, options.train
     yield (
-        f"model     {config.model.name}: {run.parameters:,} parameters, "
+        f"model     {options.model.name}: {run.parameters:,} parameters, "
         f"{run.macs_per_image:,} multiply-accumulates per {data.image_size}x{data.image_size} image"
     )
     read = {0: "", 1: "read grey, ", 3: "read in colour, "}[data.channels]
@@ -41,12 +41,12 @@ def start(run: Experiment, step: int) -> Iterator[str]:
         + f", {run.total_steps / run.steps_per_epoch:.1f} epochs"
     )
     yield (
-        f"rate      {optim.peak_learning_rate(config):g} at its peak "
-        f"({config.optimizer.learning_rate:g} for a batch of "
-        f"{config.optimizer.reference_batch_size or train.batch_size}), "
-        f"weight decay {config.optimizer.weight_decay:g}"
+        f"rate      {optim.peak_learning_rate(options):g} at its peak "
+        f"({options.optimizer.learning_rate:g} for a batch of "
+        f"{options.optimizer.reference_batch_size or train.batch_size}), "
+        f"weight decay {options.optimizer.weight_decay:g}"
     )
-    for line in optim.describe_groups(run.config, run.abstract_state().params):
+    for line in optim.describe_groups(options.freeze, run.abstract_state().params):
         yield f"          {line}"
     yield from weights(run, step)
     if step:
@@ -55,8 +55,8 @@ def start(run: Experiment, step: int) -> Iterator[str]:
 
 def weights(run: Experiment, step: int) -> Iterator[str]:
     """Yields the lines that say which weights a run starts from, where they are not drawn."""
-    if not step and run.initial is not None:
-        for i, line in enumerate(run.initial.told):
+    if not step and (initial := run.initial()) is not None:
+        for i, line in enumerate(initial.told):
             yield f"{'' if i else 'weights':<10}{line}"
 
 
@@ -108,7 +108,7 @@ def summary(run: Experiment, evaluation: Mapping[str, float], workdir: pathlib.P
     command = python.relative_to(here) if python.is_relative_to(here) else "python"
     return [
         "",
-        f"Trained {run.config.model.name} for {run.total_steps:,} steps: "
+        f"Trained {run.options.model.name} for {run.total_steps:,} steps: "
         f"{eval_figures(evaluation)}, over {evaluation['eval/count']:,} images.",
         f"Files: {workdir} (metrics.jsonl, config.json, environment.json, checkpoints/, ...).",
         f"Next: {command} main.py --mode=eval --workdir={workdir} evaluates the checkpoint again;",

@@ -13,9 +13,11 @@ from jax.experimental import multihost_utils
 
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.data import sources
+from s2mlp_jax.data.options import DataOptions
 from s2mlp_jax.data.pipeline import Batch, eval_batches, train_batches
 from s2mlp_jax.models import Model
 from s2mlp_jax.models.cost import Cost, variant_cost
+from s2mlp_jax.options import Options
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train import optim
 from s2mlp_jax.train.evaluate import EvalStep, evaluate, make_eval_step
@@ -44,16 +46,21 @@ class Experiment:
     steps_per_epoch: float
 
     @functools.cached_property
+    def options(self) -> Options:
+        """The config as typed options."""
+        return config_lib.to_options(self.config)
+
+    @functools.cached_property
     def key(self) -> jax.Array:
         """The run's random key, on all devices. Every random number derives from it."""
-        return devices_lib.replicate(self.layout, jax.random.key(self.config.seed))
+        return devices_lib.replicate(self.layout, jax.random.key(self.options.seed))
 
     @functools.cached_property
     def cost(self) -> Cost:
         """What the model costs: parameters, and multiply-accumulates of a forward pass."""
         return variant_cost(
             self.model.variant,
-            self.config.data.image_size,
+            self.options.data.image_size,
             self.model.num_classes,
             self.train_split.channels,
         )
@@ -73,7 +80,7 @@ class Experiment:
         config = config_lib.override(self.config, {"seed": seed})
         other = dataclasses.replace(self, config=config)
         # These do not depend on it, and take a while.
-        vars(other).update(_shapes=self._shapes, initial=self.initial)
+        vars(other).update(_shapes=self._shapes, _initial=self._initial)
         return other
 
     def mfu(self, images_per_second: float) -> float | None:
@@ -103,44 +110,55 @@ class Experiment:
         self,
     ) -> tuple[TrainState, dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
         """Returns the shapes, dtypes and shardings of a training step's (state, batch, key)."""
-        size, batch_size = self.config.data.image_size, self.config.train.batch_size
+        size, batch_size = self.options.data.image_size, self.options.train.batch_size
         shape = (batch_size, size, size, self.train_split.channels)
         cut, whole = self.layout.batch, self.layout.replicated
         batch = {
             "image": jax.ShapeDtypeStruct(shape, jnp.uint8, sharding=cut),
             "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32, sharding=cut),
         }
-        if self.config.data.on_corrupt == "skip":
+        if self.options.data.on_corrupt == "skip":
             batch["corrupt"] = jax.ShapeDtypeStruct((batch_size,), jnp.bool_, sharding=cut)
-        key = jax.eval_shape(lambda: jax.random.key(self.config.seed))
+        key = jax.eval_shape(lambda: jax.random.key(self.options.seed))
         return (
             self.abstract_state(),
             batch,
             jax.ShapeDtypeStruct((), key.dtype, sharding=whole),
         )
 
-    @functools.cached_property
     def initial(self) -> Initial | None:
-        """The weights to start from, where they are not drawn. Raises as `read_initial` does."""
-        if not self.config.init_from:
+        """Returns the weights to start from, None where they are drawn; they are read once.
+
+        Raises:
+          ValueError: as `read_initial` does.
+        """
+        return self._initial
+
+    def check_initial(self) -> None:
+        """Reads the weights to start from, if any, before anything is written. Raises likewise."""
+        self.initial()
+
+    @functools.cached_property
+    def _initial(self) -> Initial | None:
+        if not self.options.init_from:
             return None
         return read_initial(
-            self.config.init_from,
+            self.options.init_from,
             self.model.variant,
             self.abstract_state().variables,
             self.train_split.class_names,
-            self.config.data,
+            self.options.data,
         )
 
     def draw_state(self) -> TrainState:
         """Draws the state that a run starts from, on all devices."""
-        state = self._draw(jax.random.key(self.config.seed))
-        if self.initial is not None:
-            state = self.initial.put_into(state)
+        state = self._draw(jax.random.key(self.options.seed))
+        if (initial := self.initial()) is not None:
+            state = initial.put_into(state)
         return devices_lib.place_state(self.layout, state)
 
     def _draw(self, key: jax.Array) -> TrainState:
-        size, use_ema = self.config.data.image_size, self.config.train.ema_decay > 0
+        size, use_ema = self.options.data.image_size, self.options.train.ema_decay > 0
         return create_state(
             self.model, self.optimizer, key, size, self.train_split.channels, use_ema
         )
@@ -152,11 +170,11 @@ class Experiment:
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
         """Yields this process's part of the training batches from a step on."""
-        data, batch_size = self.config.data, self.config.train.batch_size
+        data, batch_size = self.options.data, self.options.train.batch_size
         return train_batches(
             self.train_split,
-            config_lib.make_crops(self.config),
-            seed=self.config.seed,
+            self.options.data,
+            seed=self.options.seed,
             batch_size=batch_size,
             positions=devices_lib.local_positions(self.layout, batch_size),
             repeats=data.repeats,
@@ -170,19 +188,19 @@ class Experiment:
     def eval_batch_size(self) -> int:
         """The evaluation's batch, rounded up to the devices: the last one is filled up anyway."""
         devices = self.layout.mesh.size
-        return -(-self.config.eval.batch_size // devices) * devices
+        return -(-self.options.eval.batch_size // devices) * devices
 
     def eval_batches(self) -> Iterator[Batch]:
         """Yields this process's part of the batches of one pass over the evaluation split."""
         batch_size = self.eval_batch_size
         return eval_batches(
             self.eval_split,
-            config_lib.make_crops(self.config),
+            self.options.data,
             batch_size,
             devices_lib.local_positions(self.layout, batch_size),
-            self.config.data.num_threads,
-            self.config.data.prefetch,
-            self.config.data.on_corrupt,
+            self.options.data.num_threads,
+            self.options.data.prefetch,
+            self.options.data.on_corrupt,
         )
 
     def describe_data(self) -> dict[str, typing.Any]:
@@ -203,15 +221,12 @@ class Experiment:
         return evaluate(self.eval_step, variables, batches, self.layout, count)
 
 
-def open_data(config: ml_collections.ConfigDict) -> tuple[sources.Split, sources.Split]:
+def open_data(data: DataOptions) -> tuple[sources.Split, sources.Split]:
     """Opens the training and the evaluation split, preparing them first where that is due.
 
     Raises:
       ValueError: if they are not there; the message says what to do.
     """
-    data = config.data
-    if data.name == "synthetic":
-        return sources.synthetic_splits(data.image_size)
     if jax.process_index() == 0:
         sources.prepare(data.name, data.data_dir, data.download)
     if jax.process_count() > 1:
@@ -241,22 +256,25 @@ def create_experiment(
     Raises:
       ValueError: the message names the culprit and what is allowed.
     """
-    batch_size, parts = config.train.batch_size, config.train.accumulation_steps
-    layout = devices_lib.make_layout(devices, config.train.shard_state)
+    options = config_lib.to_options(config)
+    train, data = options.train, options.data
+    layout = devices_lib.make_layout(devices, train.shard_state)
     if for_training:
-        field = "train.batch_size" + (" / train.accumulation_steps" if parts > 1 else "")
-        devices_lib.check_divides(field, batch_size // parts, layout.mesh.size)
-    train_split, eval_split = splits or open_data(config)
-    if len(config.data.mean) != train_split.channels:
+        parts = " / train.accumulation_steps" if train.accumulation_steps > 1 else ""
+        devices_lib.check_divides(
+            f"train.batch_size{parts}", train.images_per_part, layout.mesh.size
+        )
+    train_split, eval_split = splits or open_data(data)
+    if len(data.mean) != train_split.channels:
         raise ValueError(
             f"{train_split.name} has images of {train_split.channels} channels, but data.mean "
-            f"and data.std are for {len(config.data.mean)}. Change these, or read the images in "
+            f"and data.std are for {len(data.mean)}. Change these, or read the images in "
             "colour (data.channels=3) or grey (1)."
         )
-    total_steps, steps_per_epoch = config_lib.count_steps(config, len(train_split))
-    model = config_lib.make_model(config, train_split.num_classes)
-    schedule = optim.make_schedule(config, total_steps, steps_per_epoch)
-    optimizer = optim.make_optimizer(config, schedule)
+    total_steps, steps_per_epoch = options.count_steps(len(train_split))
+    model = options.make_model(train_split.num_classes)
+    schedule = optim.make_schedule(options, total_steps, steps_per_epoch)
+    optimizer = optim.make_optimizer(options, schedule)
     run = Experiment(
         config=config,
         layout=layout,
@@ -267,8 +285,8 @@ def create_experiment(
         optimizer=optimizer,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
-        eval_step=make_eval_step(model, config.data.mean, config.data.std, layout),
+        eval_step=make_eval_step(model, data.mean, data.std, layout),
     )
-    if config.freeze:  # whether the patterns match is seen where the optimizer's state is made
-        run.abstract_state()
+    if options.freeze:
+        optim.frozen(options.freeze, run.abstract_state().params)  # do the patterns match?
     return run

@@ -5,9 +5,9 @@ import typing
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
+from s2mlp_jax.data.options import DataOptions
 from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.saved import pretrained
 from s2mlp_jax.saved.arrays import check_arrays, flatten, leaf_name
@@ -45,7 +45,7 @@ def read_initial(
     variant: Variant,
     shapes: typing.Any,
     class_names: tuple[str, ...],
-    data: ml_collections.ConfigDict,
+    data: DataOptions,
 ) -> Initial:
     """Reads the weights of a model that another one, alike but for its head, is to start from.
 
@@ -55,7 +55,7 @@ def read_initial(
       shapes: its variables, nested, of anything that has a shape.
       class_names: of its data. The head is taken over if they are those of the source; of a file,
         which has no names, if there are as many.
-      data: `config.data` of the run that starts.
+      data: of the run that starts.
 
     Raises:
       ValueError: no such model, weights that do not fit, all of them in one message, or an image
@@ -78,8 +78,8 @@ def read_initial(
         raise ValueError(f"init_from {source}: {error}") from None
     told = [*_tell(source, stored, variant, arrays, same_head, len(class_names))]
     for field in ("image_size", "interpolation", "mean", "std") if how else ():
-        if (old := getattr(how, field)) != data[field]:
-            told.append(f"not as there: data.{field} was {old!r}, is {data[field]!r}")
+        if (old := getattr(how, field)) != (new := getattr(data, field)):
+            told.append(f"not as there: data.{field} was {old!r}, is {new!r}")
     return Initial(arrays, told)
 
 

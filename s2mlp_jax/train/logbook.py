@@ -46,7 +46,7 @@ class Logbook:
         if self._primary:
             folder.write_config(run.config)
             folder.write_data(data)
-        self._checkpoints = Checkpoints(folder.path, run.config.checkpoint.keep)
+        self._checkpoints = Checkpoints(folder.path, run.options.checkpoint.keep)
         self._writer: MetricsWriter | None = None
         self.record: dict[str, typing.Any] = {
             "step": 0,
@@ -66,7 +66,7 @@ class Logbook:
 
     def start(self, progress: Progress, waited: Callable[[], float]) -> None:
         """Starts the clock of the training steps; `waited` is as in `TrainLog`."""
-        run, config = self.run, self.run.config
+        run, options = self.run, self.run.options
         self._progress = progress
 
         def write_line(step: int, averages: dict[str, float]) -> None:
@@ -80,11 +80,11 @@ class Logbook:
 
         self.log = TrainLog(
             write_line,
-            is_due=lambda step: step % config.log.every_steps == 0 or step == run.total_steps,
-            images_per_step=config.train.batch_size,
+            is_due=lambda step: step % options.log.every_steps == 0 or step == run.total_steps,
+            images_per_step=options.train.batch_size,
             start_step=self.record["step"],
             unwritten=self.record["unwritten"],
-            corrupt_images=self.record.get("corrupt_images", 0),
+            corrupt_images=self.record["corrupt_images"],
             waited=waited,
         )
 
@@ -92,13 +92,13 @@ class Logbook:
         """Opens the files that training adds to, and notes where and with what it is run."""
         if self._primary:
             step = self.record["step"]
-            self._writer = MetricsWriter(self.folder.path, step, self.run.config.log.tensorboard)
+            self._writer = MetricsWriter(self.folder.path, step, self.run.options.log.tensorboard)
             write_environment(self.folder, step)
 
     def due(self, step: int, stopping: bool) -> tuple[bool, bool]:
         """Says whether to evaluate and whether to save after a step."""
-        evaluating = self.run.is_due(step, self.run.config.eval.every_epochs)
-        saving = stopping or self.run.is_due(step, self.run.config.checkpoint.every_epochs)
+        evaluating = self.run.is_due(step, self.run.options.eval.every_epochs)
+        saving = stopping or self.run.is_due(step, self.run.options.checkpoint.every_epochs)
         return evaluating, saving
 
     def after_step(self, step: int, state: Callable[[], TrainState], stopping: bool) -> None:
@@ -130,15 +130,14 @@ class Logbook:
             self._save(step, state)
 
     def _save(self, step: int, state: TrainState, score: float | None = None) -> None:
-        config = self.run.config
         if self._writer:
             self._writer.sync()
         self.record.update(
             step=step,
-            data_position=step * config.train.batch_size,
+            data_position=step * self.run.options.train.batch_size,
             unwritten=self.log.unwritten,
             corrupt_images=self.log.corrupt_images,
-            config=config_lib.flatten(config.to_dict()),
+            config=config_lib.flatten(self.run.config.to_dict()),
             versions=versions(),
         )
         self._checkpoints.save(step, state, copy.deepcopy(self.record), score)

@@ -65,7 +65,7 @@ def train(
     """
     folder = RunFolder(pathlib.Path(workdir).absolute())
     if not folder.last_saved_step():
-        _ = run.initial  # what is wrong there is found before the folder is made
+        run.check_initial()  # before the folder is made
     book = Logbook(run, folder)
     try:
         state = book.restore()

@@ -7,24 +7,22 @@ import typing
 from collections.abc import Sequence
 
 import jax
-import ml_collections
 import optax
 
+from s2mlp_jax.options import Options
 from s2mlp_jax.saved.arrays import leaf_name
 
 Params = typing.Any
 
 
-def peak_learning_rate(config: ml_collections.ConfigDict) -> float:
+def peak_learning_rate(options: Options) -> float:
     """Returns the peak rate for this batch: DeiT's linear rule, if a reference batch is set."""
-    reference = config.optimizer.reference_batch_size
-    scale = config.train.batch_size / reference if reference else 1.0
-    return config.optimizer.learning_rate * scale
+    reference = options.optimizer.reference_batch_size
+    scale = options.train.batch_size / reference if reference else 1.0
+    return options.optimizer.learning_rate * scale
 
 
-def make_schedule(
-    config: ml_collections.ConfigDict, total_steps: int, steps_per_epoch: float
-) -> optax.Schedule:
+def make_schedule(options: Options, total_steps: int, steps_per_epoch: float) -> optax.Schedule:
     """Linear warm-up, then a cosine to the final rate at `total_steps`.
 
     The peak is scaled with the batch, first and final rate are not: for a small batch they may be
@@ -33,14 +31,14 @@ def make_schedule(
     Raises:
       ValueError: if the warm-up is longer than the run.
     """
-    optimizer = config.optimizer
+    optimizer = options.optimizer
     warmup_steps = round(optimizer.warmup_epochs * steps_per_epoch)
     if warmup_steps >= total_steps:
         raise ValueError(
             f"optimizer.warmup_epochs {optimizer.warmup_epochs} is {warmup_steps} steps, "
             f"but the whole run has {total_steps}."
         )
-    peak = peak_learning_rate(config)
+    peak = peak_learning_rate(options)
     return optax.warmup_cosine_decay_schedule(
         init_value=min(optimizer.warmup_learning_rate, peak) if warmup_steps else 0.0,
         peak_value=peak,
@@ -85,11 +83,11 @@ def frozen(patterns: str, params: Params) -> Params:
     return mask
 
 
-def stop_gradients(config: ml_collections.ConfigDict, params: Params) -> Params:
-    """Cuts the gradient of frozen parameters, which then takes no time."""
-    if not config.freeze:
+def stop_gradients(patterns: str, params: Params) -> Params:
+    """Cuts the gradient of the parameters that `frozen` finds, which then takes no time."""
+    if not patterns:
         return params
-    mask = frozen(config.freeze, params)
+    mask = frozen(patterns, params)
     return jax.tree.map(lambda stop, x: jax.lax.stop_gradient(x) if stop else x, mask, params)
 
 
@@ -118,14 +116,14 @@ def layer_scales(decay: float, depths: Sequence[int], params: Params) -> Params:
     )
 
 
-def describe_groups(config: ml_collections.ConfigDict, params: Params) -> list[str]:
-    """Says which parameters are decayed, and which are frozen, a line for each kind there is.
+def describe_groups(patterns: str, params: Params) -> list[str]:
+    """Says which parameters are decayed, and which are frozen, one line per kind there is.
 
     Blocks are folded: "block_*/mlp/fc_in/kernel" stands for that of every block.
     """
     names: dict[str, dict[str, None]] = {}
     sizes: collections.Counter[str] = collections.Counter()
-    masks = (decay_mask(params), frozen(config.freeze, params))
+    masks = (decay_mask(params), frozen(patterns, params))
     for (path, leaf), decayed, stays in zip(
         jax.tree.leaves_with_path(params), *map(jax.tree.leaves, masks), strict=True
     ):
@@ -139,14 +137,12 @@ def describe_groups(config: ml_collections.ConfigDict, params: Params) -> list[s
     ]
 
 
-def make_optimizer(
-    config: ml_collections.ConfigDict, schedule: optax.Schedule
-) -> optax.GradientTransformation:
+def make_optimizer(options: Options, schedule: optax.Schedule) -> optax.GradientTransformation:
     """AdamW with decoupled decay times the learning rate; clipping comes first, if any.
 
     Where parameters are frozen, the optimizer keeps nothing of them.
     """
-    optimizer, model = config.optimizer, config.model
+    optimizer, variant = options.optimizer, options.model.variant
     parts = [
         optax.adamw(
             schedule,
@@ -160,7 +156,7 @@ def make_optimizer(
     if optimizer.grad_clip_norm:
         parts.insert(0, optax.clip_by_global_norm(optimizer.grad_clip_norm))
     if optimizer.layer_decay != 1.0:
-        depths = (model.depth, *model.later_depths)
+        depths = (variant.depth, *variant.later_depths)
 
         def scale(updates: Params, _: Params) -> Params:
             scales = layer_scales(optimizer.layer_decay, depths, updates)
@@ -168,12 +164,12 @@ def make_optimizer(
 
         parts.append(optax.stateless(scale))
     chained = optax.chain(*parts) if len(parts) > 1 else parts[0]
-    if not config.freeze:
+    if not options.freeze:
         return chained
 
     def labels(params: Params) -> Params:
         return jax.tree.map(
-            lambda stays: "frozen" if stays else "trained", frozen(config.freeze, params)
+            lambda stays: "frozen" if stays else "trained", frozen(options.freeze, params)
         )
 
     return optax.partition({"trained": chained, "frozen": optax.set_to_zero()}, labels)

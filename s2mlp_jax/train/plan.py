@@ -14,6 +14,7 @@ from s2mlp_jax import config as config_lib
 from s2mlp_jax.data import sources
 from s2mlp_jax.data.known_sizes import stand_in
 from s2mlp_jax.data.names import base_name
+from s2mlp_jax.data.options import DataOptions
 from s2mlp_jax.progress import duration, human_size
 from s2mlp_jax.train import describe
 from s2mlp_jax.train.devices import PlannedDevices, memory_limit
@@ -43,7 +44,8 @@ def plan(
       ValueError: bad config, or data that are neither prepared nor of known size.
     """
     config = config_lib.complete(config)
-    splits = _find_splits(config)
+    options = config_lib.to_options(config)
+    splits = _find_splits(options.data)
     run = create_experiment(config, devices.devices, splits=splits)
     limit = int(device_memory_gib * 2**30) or memory_limit(devices)
     yield from describe.start(run, 0)
@@ -65,16 +67,16 @@ def plan(
 
     evaluations, saves = (
         sum(run.is_due(step, every) for step in range(1, run.total_steps + 1))
-        for every in (config.eval.every_epochs, config.checkpoint.every_epochs)
+        for every in (options.eval.every_epochs, options.checkpoint.every_epochs)
     )
     yield (
-        f"run       {run.total_steps:,} steps, {run.total_steps * config.train.batch_size:,} "
+        f"run       {run.total_steps:,} steps, {run.total_steps * options.train.batch_size:,} "
         f"images, {evaluations:,} evaluations, {saves:,} checkpoints"
     )
     state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(run.abstract_state()))
-    kept = config.checkpoint.keep + 1
+    kept = options.checkpoint.keep + 1
     yield (
-        f"disk      {human_size(kept * state)} for checkpoints: the last {config.checkpoint.keep} "
+        f"disk      {human_size(kept * state)} for checkpoints: the last {options.checkpoint.keep} "
         f"and the best, {human_size(state)} each; {human_size((kept + 1) * state)} while one is "
         "being replaced"
     )
@@ -89,19 +91,16 @@ def plan(
     )
     yield (
         "          compiling, saving and waiting for data are not in it: the data must come at "
-        f"{config.train.batch_size / times.step:,.0f} images/s"
+        f"{options.train.batch_size / times.step:,.0f} images/s"
     )
 
 
-def _find_splits(config: ml_collections.ConfigDict) -> Splits:
+def _find_splits(data: DataOptions) -> Splits:
     """Opens the data that are prepared; else takes their known size, and prepares nothing."""
-    data = config.data
-    if data.name == "synthetic":
-        return sources.synthetic_splits(data.image_size)
     folder = sources.resolve_data_dir(data.data_dir) / base_name(data.name)
 
     def find(split: str) -> sources.Split:
-        known = None if folder.exists() else stand_in(data.name, split, data.image_size)
+        known = None if folder.exists() else stand_in(data.name, split)
         opened = known or sources.open_split(data.name, split, data.data_dir)
         return opened.read_with(data.channels)
 
@@ -109,7 +108,7 @@ def _find_splits(config: ml_collections.ConfigDict) -> Splits:
 
 
 def _compiled_line(run: Experiment, step: CompiledStep) -> str:
-    parts, images = run.config.train.accumulation_steps, run.config.train.batch_size
+    parts, images = run.options.train.accumulation_steps, run.options.train.batch_size
     expected = 6 * run.macs_per_image * images / run.layout.mesh.size
     counted = f"{step.flops / 1e9:,.4g} GFLOP" if step.memory else "unknown FLOPs"
     return (
@@ -145,7 +144,7 @@ def _search(run: Experiment, splits: Splits, limit: int) -> Generator[str, None,
     More and more measures are taken together; with each set of them as few parts of the batch
     as will do. A set whose smallest parts do not fit is passed over.
     """
-    train, devices = run.config.train, run.layout.mesh.size
+    train, devices = run.options.train, run.layout.mesh.size
     measures: Overrides = {}
     if not train.remat:
         measures["train.remat"] = True
@@ -168,25 +167,25 @@ def _search(run: Experiment, splits: Splits, limit: int) -> Generator[str, None,
 
     for i, some in enumerate(sets):
         usual = all_parts if i == len(sets) - 1 else enough
-        options = [
+        changes = [
             {"train.accumulation_steps": n, **some} if n > train.accumulation_steps else some
             for n in usual
         ]
-        options = [option for option in options if option]
-        low, high, fits = 0, len(options) - 1, False
+        changes = [change for change in changes if change]
+        low, high, fits = 0, len(changes) - 1, False
         middle = high  # the smallest parts first
         while low <= high:
-            step = compile_step(_change(run, options[middle], splits))
+            step = compile_step(_change(run, changes[middle], splits))
             total = human_size(step.memory.total) if step.memory else "too much"
             fits = _fits(step, limit or None)
-            yield f"          {total:>10}  {_flags(options[middle])}{'  fits' if fits else ''}"
-            if not fits and middle == len(options) - 1:
+            yield f"          {total:>10}  {_flags(changes[middle])}{'  fits' if fits else ''}"
+            if not fits and middle == len(changes) - 1:
                 break
             low, high = (low, middle - 1) if fits else (middle + 1, high)
             middle = (low + high) // 2
         else:
-            if options:
-                return options[low]
+            if changes:
+                return changes[low]
     return None
 
 

@@ -110,8 +110,8 @@ def evaluate_workdir(
 
 def _check_size(own: ml_collections.ConfigDict, config: ml_collections.ConfigDict) -> None:
     """Raises a ValueError for another image size, if the weights fit one size only."""
-    variant, trained = config_lib.model_variant(own), own.data.image_size
+    trained = config_lib.to_options(own)
     try:
-        variant.check_other_size(trained, config.data.image_size)
+        trained.model.variant.check_other_size(trained.data.image_size, config.data.image_size)
     except ValueError as error:
         raise ValueError(f"data.{error}") from None

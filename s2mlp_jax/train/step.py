@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from s2mlp_jax import config as config_lib
 from s2mlp_jax import rng
 from s2mlp_jax.data.on_device import training_batch
 from s2mlp_jax.train import optim
@@ -30,7 +29,7 @@ def make_train_step(run: "Experiment") -> jax.stages.Wrapped:
         donate_argnums=0,
         in_shardings=(None, layout.batch, layout.replicated),  # the state as it comes
         out_shardings=(None, layout.replicated),
-        compiler_options=layout.remat_options() if run.config.train.remat else None,
+        compiler_options=layout.remat_options() if run.options.train.remat else None,
     )
 
 
@@ -42,9 +41,8 @@ def make_step_function(
     Args:
       constants: variables of the model besides its parameters, collection -> arrays.
     """
-    train, data = run.config.train, run.config.data
+    options, train, data = run.options, run.options.train, run.options.data
     model, optimizer, layout = run.model, run.optimizer, run.layout
-    augmentation = config_lib.make_augmentation(run.config)
 
     def loss_fn(
         params: typing.Any,
@@ -53,7 +51,7 @@ def make_step_function(
         targets: jax.Array,
         key: jax.Array,
     ) -> tuple[jax.Array, typing.Any]:
-        params = optim.stop_gradients(run.config, layout.gather(params))
+        params = optim.stop_gradients(options.freeze, layout.gather(params))
         variables = {"params": params, **model_state, **constants}
         rngs = {"dropout": rng.stream_key(key, "dropout")}
         logits, model_state = model.apply(
@@ -67,7 +65,7 @@ def make_step_function(
         images, targets = training_batch(
             key,
             batch,
-            augmentation,
+            options.augment,
             data.mean,
             data.std,
             model.num_classes,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from s2mlp_jax import config as config_lib
 from s2mlp_jax.data.pipeline import Batch
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train.experiment import Experiment
@@ -70,7 +71,7 @@ def compile_step(run: Experiment) -> CompiledStep:
         refusal = re.sub(r"^RESOURCE_EXHAUSTED: |\s*$", "", str(error).splitlines()[0])
         return CompiledStep(None, refusal, math.nan, time.perf_counter() - start)
     counted = (compiled.cost_analysis() or {}).get("flops", math.nan)
-    flops = counted * run.config.train.accumulation_steps
+    flops = counted * run.options.train.accumulation_steps
     memory = _memory(run, arguments, compiled.memory_analysis())
     return CompiledStep(memory, "", flops, time.perf_counter() - start)
 
@@ -115,7 +116,7 @@ def measure(run: Experiment) -> Times:
     On a CPU, where a step of a large model takes minutes, two smaller batches are measured and
     the straight line through them is followed to the run's.
     """
-    batch_size, devices = run.config.train.batch_size, run.layout.mesh.size
+    batch_size, devices = run.options.train.batch_size, run.layout.mesh.size
     on_cpu = run.layout.mesh.devices.flat[0].platform == "cpu"
     flops = 2 * run.macs_per_image  # of an image, forward
     least = math.lcm(devices, 2)  # of which mixing makes pairs
@@ -132,20 +133,19 @@ def measure(run: Experiment) -> Times:
     if on_cpu:
         eval_size = min(eval_size, devices * max(1, int(_CPU_FLOPS / (flops * devices))))
     evaluation = _eval_seconds(run, eval_size) * math.ceil(len(run.eval_split) / eval_size)
-    if run.config.train.ema_decay > 0:
+    if run.options.train.ema_decay > 0:
         evaluation *= 2
     return Times(step, evaluation, how)
 
 
 def _with_batch(run: Experiment, batch_size: int) -> Experiment:
-    config = run.config.copy_and_resolve_references()
-    config.train.batch_size, config.train.accumulation_steps = batch_size, 1
-    return dataclasses.replace(run, config=config)
+    changes = {"train.batch_size": batch_size, "train.accumulation_steps": 1}
+    return dataclasses.replace(run, config=config_lib.override(run.config, changes))
 
 
 def _step_seconds(run: Experiment) -> float:
     step = make_train_step(run)
-    batch = devices_lib.shard_batch(run.layout, noise(run, run.config.train.batch_size))
+    batch = devices_lib.shard_batch(run.layout, noise(run, run.options.train.batch_size))
     state = run.draw_state()
 
     def take_step() -> typing.Any:
@@ -164,7 +164,7 @@ def _eval_seconds(run: Experiment, batch_size: int) -> float:
 
 def noise(run: Experiment, batch_size: int, mask: bool = False) -> Batch:
     """Returns this process's part of a batch of noise, with an evaluation's mask if asked."""
-    rng, size = np.random.default_rng(0), run.config.data.image_size
+    rng, size = np.random.default_rng(0), run.options.data.image_size
     local = len(devices_lib.local_positions(run.layout, batch_size))
     shape = (local, size, size, run.train_split.channels)
     batch = {

@@ -57,12 +57,10 @@ def augment(
     Raises:
       ValueError: a config for images of another number of channels.
     """
-    if len(config.data.mean) != 3:
-        raise ValueError(
-            f"augment draws colour images; data.mean is for {len(config.data.mean)} channel(s)."
-        )
-    crops, recipe = config_lib.make_crops(config), config_lib.make_augmentation(config)
-    mean, std = config.data.mean, config.data.std
+    options = config_lib.to_options(config)
+    crops, recipe, mean, std = options.data, options.augment, options.data.mean, options.data.std
+    if len(mean) != 3:
+        raise ValueError(f"augment draws colour images; data.mean is for {len(mean)} channel(s).")
     fill = [round(255 * value) for value in mean]
     images = [images[i % len(images)] for i in range(_COLUMNS)]
     turned = [rotated(image, crops) for image in images]  # as training does first

@@ -61,21 +61,23 @@ def features(
     if workdir:
         restored = restore_run(workdir, checkpoint, config)
         run, config, subject = restored.run, restored.run.config, of_run(workdir, restored)
+        options = run.options
     elif config is not None:
         config = config_lib.complete(config)
-        model, channels = config_lib.make_model(config, 1), len(config.data.mean)
-        subject = fresh(config.model.name, model, config.data.image_size, channels, config.seed)
+        options = config_lib.to_options(config)
+        size, channels = options.data.image_size, len(options.data.mean)
+        subject = fresh(options.model.name, options.make_model(1), size, channels, options.seed)
     else:
         raise ValueError("Features are of a run or of a config: give a workdir or a config.")
     if image:
-        pixels = eval_view(_load(image, subject.channels), config_lib.make_crops(config))
+        pixels = eval_view(_load(image, subject.channels), options.data)
         said = []
     else:
         run = run or create_experiment(config, for_training=False)
         pixels, label = eval_image(run, index)
         said = [f"index {index}", f"true: {shorten(run.eval_split.class_names[label])}"]
     outputs = jax.jit(functools.partial(block_outputs, subject.model))
-    pixel_batch = normalize(jnp.asarray(pixels)[None], config.data.mean, config.data.std)
+    pixel_batch = normalize(jnp.asarray(pixels)[None], options.data.mean, options.data.std)
     logits, blocks = jax.device_get(outputs(subject.variables, pixel_batch))
     if workdir and run is not None:
         probability = np.asarray(jax.nn.softmax(logits[0]))

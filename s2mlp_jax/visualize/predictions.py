@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from s2mlp_jax import config as config_lib
 from s2mlp_jax.data.on_device import normalize
 from s2mlp_jax.data.views import decode, eval_view
 from s2mlp_jax.train.devices import shard_batch
@@ -44,7 +43,7 @@ def predict(restored: Restored) -> Predictions:
       ValueError: if the logits of an image are NaN, which is no prediction.
     """
     run = restored.run
-    mean, std = run.config.data.mean, run.config.data.std
+    mean, std = run.options.data.mean, run.options.data.std
 
     def step(variables: typing.Any, images: jax.Array) -> dict[str, jax.Array]:
         variables = run.layout.gather(variables)
@@ -95,4 +94,4 @@ def eval_image(run: Experiment, index: int) -> tuple[np.ndarray, int]:
         )
     record = split.source[index]
     pixels = decode(record, split.channels, split.name)
-    return eval_view(pixels, config_lib.make_crops(run.config)), int(record["label"])
+    return eval_view(pixels, run.options.data), int(record["label"])

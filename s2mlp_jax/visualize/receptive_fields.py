@@ -72,7 +72,7 @@ def receptive_field(
         _check_drawable(restored.run.model)
         subject = of_run(workdir, restored)
         patch = subject.model.variant.patch_size
-        size = grid * patch if grid else restored.run.config.data.image_size
+        size = grid * patch if grid else restored.run.options.data.image_size
     else:
         backbone = create_model(model, 10, **fields)
         _check_drawable(backbone)

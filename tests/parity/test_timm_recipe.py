@@ -18,7 +18,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from s2mlp_jax.config import load_config, make_augmentation, make_crops
+from s2mlp_jax.config import load_config, to_options
 from s2mlp_jax.data import on_device, randaugment
 from s2mlp_jax.export.pytorch import _arguments
 from s2mlp_jax.export.torch_tables import table
@@ -47,8 +47,8 @@ from timm.utils import ModelEma  # noqa: E402
 from benchmarks import torch_models  # noqa: E402
 from s2mlp_jax.export.s2mlp_torch import S2MLP  # noqa: E402
 
-CONFIG = load_config(str(ROOT / "configs/deit.py"))
-RECIPE = make_augmentation(CONFIG)
+OPTIONS = to_options(load_config(str(ROOT / "configs/deit.py")))
+RECIPE = OPTIONS.augment
 
 
 # The settings ------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def step_of(kind: str) -> typing.Any:
 def test_settings() -> None:
     """What timm makes of DeiT's arguments, against our recipe's fields."""
     crop, flip = step_of("RandomResizedCropAndInterpolation"), step_of("RandomHorizontalFlip")
-    crops = make_crops(CONFIG)
+    crops = OPTIONS.data
     assert (crop.scale, crop.ratio) == ((crops.crop_area_min, 1.0), (3 / 4, 4 / 3))
     assert crop.interpolation.value == crops.interpolation
     assert flip.p == crops.flip
@@ -373,7 +373,7 @@ def test_mixed_targets_and_images(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.RandomState(0)
     images = rng.standard_normal((b, size, size, 3)).astype(np.float32)
     labels = rng.randint(0, classes, b)
-    smoothing = CONFIG.train.label_smoothing
+    smoothing = OPTIONS.train.label_smoothing
     recipe = dataclasses.replace(RECIPE, cutmix_alpha=0.0)
     gaps = []
     for kept in (0.0, 0.3, 0.5, 0.93, 1.0):
@@ -424,8 +424,8 @@ def test_schedule() -> None:
     where the warm-up ends.
     """
     epochs, warmup, steps = 300, 5, 1281167 // 1024
-    assert (CONFIG.train.epochs, CONFIG.optimizer.warmup_epochs) == (epochs, warmup)
-    schedule = optim.make_schedule(CONFIG, epochs * steps, steps)
+    assert (OPTIONS.train.epochs, OPTIONS.optimizer.warmup_epochs) == (epochs, warmup)
+    schedule = optim.make_schedule(OPTIONS, epochs * steps, steps)
     ours = np.asarray(jax.vmap(schedule)(jnp.arange(epochs * steps)), float).reshape(epochs, steps)
     peak = 1e-3
     for late, bounds in ((False, (0.001, 0.038, 0.004)), (True, (0.26, 0.087, 0.012))):
@@ -556,7 +556,7 @@ def test_average_of_the_weights() -> None:
             expected = rest * first[key] + (1 - rest) * np.asarray(ours[key])
             gap = max(gap, float(np.abs(x - expected).max() / np.abs(x).max()))
             difference = float(np.abs(x - np.asarray(ours[key])).max() / np.abs(x).max())
-    left = CONFIG.train.ema_decay ** (300 * 1251)
+    left = OPTIONS.train.ema_decay ** (300 * 1251)
     print(
         f"average: {gap:.1e} from what relates the two; apart by {difference:.3f} after {steps} "
         f"updates of {decay}; of DeiT's first weights {left:.1e} are left in timm's at the end"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s2mlp_jax.config import load_config, make_crops
+from s2mlp_jax.config import load_config, to_options
 from s2mlp_jax.data.views import Crops, _random_box, eval_geometry, eval_view
 from tests.helpers import ROOT
 from tests.parity import peers, samples
@@ -30,7 +30,8 @@ AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
 def crops(image_size: int) -> Crops:
     """The recipe's, for another size."""
-    return make_crops(load_config(str(ROOT / "configs/deit.py"), {"data.image_size": image_size}))
+    config = load_config(str(ROOT / "configs/deit.py"), {"data.image_size": image_size})
+    return to_options(config).data
 
 
 def lazy(height: int, width: int) -> torch.Tensor:
