@@ -152,7 +152,7 @@ def test_options_hold_what_the_config_holds(name: str) -> None:
         value = getattr(options, field)
         if field == "model":
             found = {"model.name": value.name}
-            found |= {f"model.{key}": x for key, x in vars(value.variant).items()}
+            found |= {f"model.{key}": x for key, x in value.variant.fields().items()}
         elif dataclasses.is_dataclass(kind):
             found = {f"{field}.{key}": x for key, x in vars(value).items()}
             for key, declared in typing.get_type_hints(kind).items():
