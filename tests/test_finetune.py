@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -288,4 +289,4 @@ def test_the_recipe_takes_the_model_from_its_folder(
     command[2] = "--config=configs/finetune.py:/no/model"
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 2
-    assert done.stderr.strip() == "Error: There is no folder /no/model."
+    assert re.fullmatch(r"Error: There is no folder /no/model; .* is expected\.\n", done.stderr)
