@@ -1,7 +1,10 @@
 """What several tests share: tiny configs and comparing runs."""
 
+import fcntl
 import json
+import os
 import pathlib
+import shutil
 import typing
 
 import ml_collections
@@ -89,3 +92,22 @@ def assert_same_run(a: pathlib.Path, b: pathlib.Path) -> None:
     assert any("params" in name for name in state_a)
     for name, value in state_a.items():
         np.testing.assert_array_equal(value, state_b[name], err_msg=name)
+
+
+def made_once(name: str, make: typing.Callable[[pathlib.Path], object]) -> pathlib.Path:
+    """Returns a folder that all workers of a session share; the first to need it fills it.
+
+    Args:
+      name: of the folder.
+      make: fills the folder, which is there and empty.
+    """
+    folder = pathlib.Path(os.environ["TFDS_DATA_DIR"]).parent / name
+    made = folder.with_name(f"{name}.made")
+    with folder.with_name(f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder

@@ -20,7 +20,7 @@ from tests.test_cli import main
 # The paper's model and recipe, small.
 WIDE = "--config=configs/s2mlp_wide.py"
 SMALL = {
-    "model.depth": 4,
+    "model.depth": 2,
     "model.dim": 64,
     "data.image_size": 64,
     "train.batch_size": 128,
@@ -180,7 +180,7 @@ def test_plan_of_the_digits(tmp_path: pathlib.Path) -> None:
 @pytest.mark.slow
 def test_advice_holds() -> None:
     """What the plan of a run that does not fit advises does fit, and says the same figure."""
-    command = ["--mode=plan", WIDE, *SMALL_FLAGS, "--devices=8"]
+    command = ["--mode=plan", WIDE, *SMALL_FLAGS, "--config.model.depth=4", "--devices=8"]
     code, output = main(*command, **NO_DATA)
     assert code == 0, output
     assert "devices   8 x cpu" in output

@@ -19,6 +19,7 @@ from s2mlp_jax.data.prepare import __main__ as prepare
 from s2mlp_jax.data.prepare import derived, tars
 from s2mlp_jax.data.prepare.reduce import reduce_image
 from s2mlp_jax.data.views import decode
+from tests.helpers import made_once
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -98,16 +99,26 @@ def write_tars(folder: pathlib.Path, images: dict[str, bytes]) -> None:
     )
 
 
+def prepare_oddities() -> pathlib.Path:
+    """Prepares ImageNet made of its oddities, once per session.
+
+    Returns a folder with the prepared data, data/, and what was printed, printed.txt.
+    """
+
+    def make(folder: pathlib.Path) -> None:
+        write_tars(folder, TRAIN)
+        tars = [f"--manual_dir={folder}", "--allow_other_tars"]
+        printed = run("imagenet2012", *tars, f"--data_dir={folder}/data")
+        (folder / "printed.txt").write_text(printed)
+
+    return made_once("imagenet_oddities", make)
+
+
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, str]:
-    """ImageNet made of its oddities; returns the folder of prepared data and what was printed."""
-    folder = tmp_path_factory.mktemp("imagenet")
-    write_tars(folder, TRAIN)
-    data = folder / "data"
-    printed = run(
-        "imagenet2012", f"--manual_dir={folder}", f"--data_dir={data}", "--allow_other_tars"
-    )
-    return data, printed
+def prepared() -> tuple[pathlib.Path, str]:
+    """Returns the folder of prepared data and what was printed."""
+    folder = prepare_oddities()
+    return folder / "data", (folder / "printed.txt").read_text()
 
 
 def records(name: str, split: str, folder: pathlib.Path) -> dict[str, dict]:
@@ -262,9 +273,8 @@ main()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_interrupted_it_is_started_again(tmp_path: pathlib.Path, number: int) -> None:
-    """Stopped while it writes; the next start clears up and ends with the right data."""
+def test_interrupted_it_is_started_again(tmp_path: pathlib.Path) -> None:
+    """Stopped three times while it writes; each start clears up, the last has the right data."""
     image = encoded(photograph(), quality=98)
     images = {f"n01440764_{i}.JPEG": image for i in range(40)}
     write_tars(tmp_path, images)
@@ -275,20 +285,21 @@ def test_interrupted_it_is_started_again(tmp_path: pathlib.Path, number: int) ->
         f"--data_dir={data}",
         "--allow_other_tars",
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, str(int(number)), "20", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    killed = number == signal.SIGKILL
-    assert done.returncode == (-signal.SIGKILL if killed else 75), done.stdout + done.stderr
-    assert killed or done.stderr.endswith("cleared up. Start the same command again.\n")
-    left = list((data / "imagenet2012").iterdir())
-    assert len(left) == (1 if killed else 0)
-    printed = run(*arguments)
-    assert ("which an interrupted attempt left" in printed) == killed
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
+        done = subprocess.run(
+            [sys.executable, "-c", INTERRUPTED, str(int(number)), "20", *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        killed = number == signal.SIGKILL
+        assert done.returncode == (-signal.SIGKILL if killed else 75), done.stdout + done.stderr
+        assert killed or done.stderr.endswith("cleared up. Start the same command again.\n")
+        left = list((data / "imagenet2012").iterdir())
+        assert len(left) == (1 if killed else 0), number
+        assert "which an interrupted attempt left" not in done.stdout + done.stderr
+    assert "which an interrupted attempt left" in run(*arguments)
     assert [path.name for path in (data / "imagenet2012").iterdir()] == ["5.1.0"]
     assert len(sources.open_split("imagenet2012", "train", str(data))) == 40
 
