@@ -326,7 +326,7 @@ def test_the_ending_says_the_format(tmp_path: pathlib.Path) -> None:
         (["shift", "a", "--output=nowhere/x.png"], r"no folder 'nowhere'"),
         (["shift", "a", "--channels=many"], r"--channels.*'many'"),
         (["shifts"], r"'shifts'.*shift.*errors"),
-        (["confusion", "--workdir=nowhere"], r"nowhere is no workdir"),
+        (["confusion", "--workdir=nowhere"], r"no folder .*nowhere; the folder of a run"),
         (["confusion"], r"--workdir"),
         (["receptive-field", "--grid=0"], r"grid.*0"),
         (["receptive-field", "--model=s3mlp"], r"'s3mlp'.*s2mlp_wide"),
