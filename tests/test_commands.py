@@ -17,7 +17,7 @@ from s2mlp_jax.cli import ExitCode
 from s2mlp_jax.export.export_model import DifferentError
 from s2mlp_jax.models import get_variant
 from s2mlp_jax.train.loop import Stopped
-from s2mlp_jax.train.step_log import NonFiniteLossError
+from s2mlp_jax.train.step_metrics import NonFiniteLossError
 from tests.helpers import ROOT, exit_code
 
 SWEEP = ["--config=configs/ablation_shift.py", "--workdir=nowhere"]

@@ -13,7 +13,7 @@ from s2mlp_jax.saved.metrics import read_metrics
 from s2mlp_jax.train import data_wait, describe, loop
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train.data_wait import DataWait
-from s2mlp_jax.train.step_log import TrainLog
+from s2mlp_jax.train.step_metrics import StepMetrics
 from tests.helpers import tiny_config
 
 
@@ -110,7 +110,7 @@ def test_a_step_that_fails_ends_the_thread_and_nothing_else(waiting: DataWait) -
 
 def test_the_log_says_how_long_and_which_part() -> None:
     lines, waited = [], [0.0]
-    log = TrainLog(
+    log = StepMetrics(
         lambda step, averages: lines.append(averages),
         is_due=lambda step: True,
         images_per_step=2,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from s2mlp_jax.config import load_config
-from s2mlp_jax.data.known_sizes import stand_in
+from s2mlp_jax.data.known_sizes import placeholder_split
 from s2mlp_jax.train import step_cost
 from s2mlp_jax.train.devices import PlannedDevices, find_devices
 from s2mlp_jax.train.experiment import create_experiment
@@ -82,7 +82,7 @@ def test_flops_are_those_of_all_parts() -> None:
 def test_sharding_and_parts_take_less_memory() -> None:
     def total(**overrides):  # noqa: ANN003, ANN202
         run = create_experiment(
-            small_config(**overrides), splits=(stand_in("imagenet2012", "train"),) * 2
+            small_config(**overrides), splits=(placeholder_split("imagenet2012", "train"),) * 2
         )
         memory = step_cost.compile_step(run).memory
         assert memory is not None
@@ -114,9 +114,9 @@ def test_times_grow_with_the_batch_and_are_scaled_where_it_is_large(
     assert times.evaluation == 2 * 0.5 * np.ceil(360 / 24)
 
 
-def test_stand_ins_have_the_known_sizes() -> None:
+def test_placeholders_have_the_known_sizes() -> None:
     def size(name: str, split: str) -> int:
-        found = stand_in(name, split)
+        found = placeholder_split(name, split)
         assert found is not None
         return len(found)
 
@@ -124,10 +124,10 @@ def test_stand_ins_have_the_known_sizes() -> None:
     assert size("imagenet2012_256", "validation") == 50_000
     assert size("imagenet2012:5.1.0", "train[:10%]") == 128_117
     assert size("cifar10", "train[100:]+test") == 59_900
-    assert stand_in("food101", "train") is None
+    assert placeholder_split("food101", "train") is None
     with pytest.raises(ValueError, match="no split 'test'. It has train, validation"):
-        stand_in("imagenet2012", "test")
-    found = stand_in("cifar10", "test")
+        placeholder_split("imagenet2012", "test")
+    found = placeholder_split("cifar10", "test")
     assert found is not None
     with pytest.raises(ValueError, match="only the size of this data set is known"):
         found.source[0]
@@ -136,7 +136,7 @@ def test_stand_ins_have_the_known_sizes() -> None:
     run = create_experiment(config)
     for split in (run.train_split, run.eval_split):
         title, part = split.name.split(" ")
-        known = stand_in("digits", part)
+        known = placeholder_split("digits", part)
         assert known is not None
         assert (len(known), known.num_classes, known.channels) == (len(split), 10, 1), title
 

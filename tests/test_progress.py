@@ -13,7 +13,7 @@ from tests.helpers import ROOT
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0 ms"),
+        (0, "0 s"),
         (0.0254, "25.4 ms"),
         (1, "1 s"),
         (89, "89 s"),

@@ -18,7 +18,7 @@ from s2mlp_jax.train import optim, train_and_evaluate
 from s2mlp_jax.train.experiment import Experiment, create_experiment
 from s2mlp_jax.train.state import TrainState, update_ema
 from s2mlp_jax.train.step import make_train_step
-from s2mlp_jax.train.step_log import NonFiniteLossError, TrainLog
+from s2mlp_jax.train.step_metrics import NonFiniteLossError, StepMetrics
 from tests.helpers import ROOT, tiny_config
 from tests.test_config import CONFIGS
 
@@ -262,8 +262,8 @@ def test_nan_stops_the_run_and_names_the_step(tmp_path) -> None:  # noqa: ANN001
 def test_log_averages_fetches_late_and_finds_the_first_bad_step() -> None:
     lines: list[tuple[int, dict[str, float]]] = []
 
-    def make(start: int, unwritten: dict) -> TrainLog:
-        return TrainLog(
+    def make(start: int, unwritten: dict) -> StepMetrics:
+        return StepMetrics(
             lambda step, averages: lines.append((step, averages)),
             is_due=lambda step: step % 4 == 0,
             images_per_step=2,

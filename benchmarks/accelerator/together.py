@@ -10,7 +10,7 @@ from benchmarks.accelerator import images
 from benchmarks.accelerator.schedule import Options, Record
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.models import PATTERNS
-from s2mlp_jax.sweep.together import timed_steps
+from s2mlp_jax.sweep.vectorize import timed_steps
 from s2mlp_jax.train.experiment import Experiment, create_experiment
 
 GROUPS = ((("a",), 3), (("a",), 8), (("a", "e", "none"), 3), (tuple(PATTERNS), 3))

@@ -56,7 +56,7 @@ def count_images(name: str, split: str, sizes: Mapping[str, int]) -> int:
     )
 
 
-def stand_in(name: str, split: str) -> Split | None:
+def placeholder_split(name: str, split: str) -> Split | None:
     """Returns a split of the right size without its images; None if the size is not known.
 
     Args:

@@ -1,4 +1,4 @@
-"""A model's arrays by name, as patterns, files and messages have them; whether all are there."""
+"""A model's arrays by name, as in files, patterns and messages; checks of names and shapes."""
 
 import types
 import typing
@@ -10,7 +10,7 @@ from flax import traverse_util
 
 
 class Free(typing.NamedTuple):
-    """A side of an array that the variant leaves open: factor * (the value of name) + offset."""
+    """An array dimension that the variant leaves open: factor * (the value of name) + offset."""
 
     name: str
     factor: int = 1
@@ -41,10 +41,10 @@ def check_arrays(
     arrays: Mapping[str, np.ndarray],
     given: Mapping[str, int] = types.MappingProxyType({}),
 ) -> None:
-    """Raises one ValueError with all that is wrong of names and shapes.
+    """Raises one ValueError that lists all wrong names and shapes.
 
     Args:
-      given: of the sides that are open; those that are not are what the first array says.
+      given: values of open dimensions; the others are taken from the first array that has them.
     """
     known = dict(given)
     for name, shape in expected.items():
@@ -72,7 +72,7 @@ def check_arrays(
 
 
 def _solve(shape: Sequence[int | Free], known: Mapping[str, int]) -> tuple[int | None, ...]:
-    """Returns a shape in numbers, None for a side that is not known."""
+    """Returns a shape in numbers, None for an unknown dimension."""
     return tuple(
         (side.factor * known[side.name] + side.offset if side.name in known else None)
         if isinstance(side, Free)

@@ -1,8 +1,8 @@
-"""Checkpoints: one holds all that a run needs to go on exactly where it was.
+"""Checkpoints of a run: each holds what is needed to continue exactly where it was saved.
 
 That is the state (parameters, optimizer, averaged weights, step) and a JSON record (data
 position, metrics not yet written, config, versions). Orbax writes a checkpoint under a
-temporary name and renames it, so a killed save never looks like a whole one.
+temporary name and renames it, so an interrupted save never looks like a complete one.
 """
 
 import pathlib
@@ -27,17 +27,17 @@ class Checkpoints:
     """The checkpoints of a workdir: the last `keep`, and the one with the best metric.
 
     Attributes:
-      directory: of the checkpoints, a folder a step.
+      directory: of the checkpoints, one folder per step.
     """
 
     def __init__(self, workdir: str | pathlib.Path, keep: int = 1, read_only: bool = False) -> None:
-        """Opens the folder; says which checkpoints were cut short, and clears them away."""
+        """Opens the folder; reports incomplete checkpoints, and removes them."""
         self._folder = Folder(pathlib.Path(workdir).absolute())
         self.directory = self._folder.checkpoints
         if not read_only:
             for left in sorted(self.directory.glob(f"*{_TEMPORARY}*")):
                 step = left.name.split(".")[0]
-                say(f"Checkpoint {step} was cut short while it was saved; it is passed over.")
+                say(f"Checkpoint {step} was cut short while it was saved; it is skipped.")
         best = policy.BestN(
             get_metric_fn=lambda metrics: metrics["score"],
             n=1,
@@ -71,7 +71,7 @@ class Checkpoints:
           score: evaluation figure by which the best checkpoint is kept, larger is better.
 
         Raises:
-          Exception: what went wrong in the save before this one, if anything did.
+          Exception: if the previous save failed.
         """
         self._manager.wait_until_finished()
         self._manager.check_for_errors()
@@ -86,11 +86,11 @@ class Checkpoints:
         )
 
     def steps(self) -> list[int]:
-        """Returns the steps of the whole checkpoints, ascending."""
+        """Returns the steps of the complete checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """Returns the step of the best checkpoint that an evaluation went with, or None."""
+        """Returns the step of the evaluated checkpoint with the best score, or None."""
         return self._manager.best_step()
 
     def restore(self, step: int, like: typing.Any) -> tuple[typing.Any, dict[str, typing.Any]]:
@@ -121,7 +121,7 @@ class Checkpoints:
           checkpoint: "latest", "best", or a step.
 
         Raises:
-          ValueError: if there is none such; lists those there are.
+          ValueError: if there is no such checkpoint; lists the existing ones.
         """
         steps = self.steps()
         named = {"latest": steps[-1] if steps else None, "best": self.best_step()}
@@ -135,13 +135,13 @@ class Checkpoints:
         return found
 
     def read_variables(self, step: int, last: bool = False) -> tuple[dict[str, typing.Any], bool]:
-        """Reads the variables of a checkpoint's model, and nothing else of it.
+        """Reads the variables of the model from a checkpoint, and nothing else.
 
-        What their shapes are is asked of the checkpoint itself. So this needs no model, no
-        optimizer and no devices as those of the training.
+        Their shapes are taken from the checkpoint's own metadata, so this needs no model, no
+        optimizer and not the devices of the training.
 
         Args:
-          last: the weights of the last step, also where their average was kept.
+          last: reads the weights of the last step, also if an average was kept.
 
         Returns:
           The variables as `model.apply` takes them, whole, as numpy arrays; and whether they are
@@ -168,10 +168,10 @@ class Checkpoints:
         return {"params": read[params], **read[model_state]}, averaged
 
     def restore_latest(self, like: typing.Any) -> tuple[typing.Any, dict[str, typing.Any]] | None:
-        """Restores the last checkpoint that can be read, as `restore` does; None if there is none.
+        """Restores the last readable checkpoint, as `restore` does; None if there is none.
 
-        If one cannot be read and one before it can, the broken one is moved to
-        `broken_checkpoints`, which is said, and the run goes on from the older one.
+        Checkpoints that cannot be read are moved to `broken_checkpoints` with a message, if an
+        older one can be read.
 
         Raises:
           ValueError: if a checkpoint is of another model.

@@ -85,10 +85,10 @@ def versions() -> dict[str, str]:
 
 
 def changed_versions(then: Mapping[str, str]) -> str:
-    """Lists the packages whose version is not that of a record, "jax 0.10.2 -> 0.12.0, ..."."""
+    """Lists the packages whose version has changed since, "jax 0.10.2 -> 0.12.0, ..."."""
     if not then:
         return ""
-    now, then = versions(), {"s2mlp_jax": "0.1.0", **then}  # which the first version did not note
+    now, then = versions(), {"s2mlp_jax": "0.1.0", **then}  # 0.1.0 did not record its own
     changed = [f"{name} {then[name]} -> {now[name]}" for name in then if then[name] != now[name]]
     return ", ".join(changed)
 
@@ -101,7 +101,7 @@ def _version(package: str) -> str:
 
 
 def _program() -> list[str]:
-    """The program as one types it: "main.py", or "-m" and a module's name."""
+    """Returns the program as typed: "main.py", or "-m" and the name of a module."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is None or not spec.name.startswith("s2mlp_jax"):
         return [pathlib.Path(sys.argv[0]).name]

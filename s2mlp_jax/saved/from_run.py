@@ -1,4 +1,4 @@
-"""A run, turned into what a model's folder holds."""
+"""Reads the model of a run, with its preprocessing and how it was trained."""
 
 import pathlib
 import typing
@@ -42,11 +42,11 @@ _RECIPE = (
 
 
 def read_run(workdir: pathlib.Path, checkpoint: str, last: bool = False) -> ModelFolder:
-    """Reads a model out of a run's folder: its config, its notes, and the weights alone.
+    """Reads a model from a run's folder: config, description of the data, and weights alone.
 
     Args:
       checkpoint: "latest", "best", or a step.
-      last: the weights of the last step, also where their average was kept.
+      last: reads the weights of the last step, also if an average was kept.
 
     Raises:
       ValueError: no run there, no such checkpoint, or a file that cannot be read.
@@ -99,7 +99,7 @@ def _training(
     step: int,
     averaged: bool,
 ) -> dict[str, typing.Any]:
-    """Returns what the card says of a run: JSON."""
+    """Returns what the model card says about the run, as JSON."""
     recipe = config_lib.flatten(config.to_dict())
     recipe["init_from"] = pathlib.PurePath(recipe["init_from"]).name  # not where it lies
     options = config_lib.to_options(config)

@@ -1,8 +1,8 @@
-"""One folder is a model: its files, written and read. The layout is the one that hubs expect.
+"""Writes and reads the folder of an exported model, in the layout that model hubs expect.
 
 model.safetensors    the weights, by path: "params/head/bias"
 config.json          which model it is, the dtype that it computes in, and how it was trained
-preprocessing.json   what an image goes through before
+preprocessing.json   how an image becomes the model's input
 class_names.json     one name per output
 README.md            the model card
 """
@@ -20,7 +20,7 @@ from s2mlp_jax.saved.weights_file import Weights, read_state_dict, write_weights
 
 
 class ModelFolder(typing.NamedTuple):
-    """What a folder holds, but for the card.
+    """The content of the folder, except the model card.
 
     Attributes:
       class_names: one per output of the head.
@@ -36,7 +36,7 @@ class ModelFolder(typing.NamedTuple):
 
 
 def write_description(folder: pathlib.Path, content: ModelFolder, card: str) -> None:
-    """Writes all but the weights, which may be there in another format.
+    """Writes everything except the weights, which may be in another format.
 
     Raises:
       OSError: if the folder cannot be written to.
@@ -54,7 +54,7 @@ def write_description(folder: pathlib.Path, content: ModelFolder, card: str) -> 
 
 
 def write_model_folder(folder: pathlib.Path, content: ModelFolder, card: str) -> None:
-    """Writes all of it into a folder that is there.
+    """Writes everything into an existing folder.
 
     Raises:
       ValueError: safetensors is not installed, or what is read back is not what was written.

@@ -1,4 +1,4 @@
-"""A trained model in one line: of a run, or of a folder that `s2mlp_jax.export` wrote."""
+"""Loads a trained model from a run or from a folder that `s2mlp_jax.export` wrote."""
 
 import pathlib
 import typing
@@ -26,8 +26,8 @@ class Pretrained(typing.NamedTuple):
 
     Attributes:
       variables: for `model.apply(variables, images, train=False)`.
-      preprocess: makes an image, or a file of one, what the model takes.
-      class_names: one an output.
+      preprocess: turns an image, or the file of one, into the model's input.
+      class_names: one per output.
     """
 
     model: Model
@@ -68,7 +68,7 @@ def load(
 def compiled(
     pretrained: Pretrained, output: typing.Literal["logits", "pooled"] = "logits"
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns a function of pixels, (b, h, w, c) uint8: what the model makes of them, (b, ...).
+    """Returns the jitted function from pixels, (b, h, w, c) uint8, to the output, (b, ...).
 
     Args:
       output: as `model.apply` takes it.
@@ -90,7 +90,7 @@ def read(
     weights: str = "average",
     image_size: int | None = None,
 ) -> ModelFolder:
-    """Reads what there is of a model, as `load` does, without making it."""
+    """Reads what `load` reads, without building the model."""
     content = _read(path, checkpoint, weights)
     if image_size is None:
         return content

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Sequence
 import jax
 
 from s2mlp_jax.progress import say
-from s2mlp_jax.sweep.log import Failure, SweepLog, is_settled, read_failure
+from s2mlp_jax.sweep.progress import Failure, SweepProgress, is_settled, read_failure
 from s2mlp_jax.sweep.settings import Sweep, SweepRun
-from s2mlp_jax.sweep.together import shapes_key, speedup, train_together
+from s2mlp_jax.sweep.vectorize import shapes_key, speedup, train_vectorized
 from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.loop import Stopped, train
 from s2mlp_jax.train.signals import StopRequest
 from s2mlp_jax.train.step import make_train_step
-from s2mlp_jax.train.step_log import NonFiniteLossError
+from s2mlp_jax.train.step_metrics import NonFiniteLossError
 
 
 def run_sweep(sweep: Sweep, workdir: str | pathlib.Path, vectorize: str = "auto") -> list[SweepRun]:
@@ -47,23 +47,23 @@ def run_sweep(sweep: Sweep, workdir: str | pathlib.Path, vectorize: str = "auto"
     sweep.write_description(workdir)
     left = runs_left(sweep, workdir)
     say(f"{len(sweep.runs)} runs, {len(sweep.runs) - len(left)} of them done before")
-    book = SweepLog(sweep, workdir, left)
+    progress = SweepProgress(sweep, workdir, left)
     accelerator = jax.default_backend() != "cpu" and len(jax.devices()) == 1
     try:
         with StopRequest() as stop:
             if vectorize == "on" or (vectorize == "auto" and accelerator):
                 for group in _alike(left, workdir):
-                    _check(stop, book)
-                    _train_group(book, group, measure=vectorize == "auto")
+                    _check(stop, progress)
+                    _train_group(progress, group, measure=vectorize == "auto")
             left = runs_left(sweep, workdir)
             settings = [list(runs) for _, runs in itertools.groupby(left, lambda run: run.setting)]
             ahead = [_prepare(sweep, runs[0]) for runs in settings[:1]]
             for i, runs in enumerate(settings):
                 prepared = ahead.pop()
                 ahead = [_prepare(sweep, runs[0]) for runs in settings[i + 1 : i + 2]]
-                _train_setting(book, runs, prepared, stop)
+                _train_setting(progress, runs, prepared, stop)
     finally:
-        book.close(time.perf_counter() - began)
+        progress.close(time.perf_counter() - began)
     return [run for run in sweep.runs if read_failure(run.folder(workdir))]
 
 
@@ -95,22 +95,22 @@ def _prepare(sweep: Sweep, run: SweepRun) -> "concurrent.futures.Future[_Prepare
     return prepared
 
 
-def _check(stop: StopRequest, book: SweepLog) -> None:
+def _check(stop: StopRequest, progress: SweepProgress) -> None:
     """Stops between two runs, if that was asked for while none could take it."""
     if stop.reached(0):
-        raise Stopped(f"Stopped after {book.runs} runs of this start, which are saved.")
+        raise Stopped(f"Stopped after {progress.runs} runs of this start, which are saved.")
 
 
 def _train_setting(
-    book: SweepLog,
+    progress: SweepProgress,
     runs: Sequence[SweepRun],
     prepared: "concurrent.futures.Future[_Prepared]",
     stop: StopRequest,
 ) -> None:
     """Trains the seeds of one setting in turns; they share data and compiled programs."""
     for run in runs:
-        _check(stop, book)
-        folder, began = book.open_folder(run), time.perf_counter()
+        _check(stop, progress)
+        folder, began = progress.open_folder(run), time.perf_counter()
         outcome: dict[str, float] | Failure
         try:
             with _log_to(folder.log_file):
@@ -120,20 +120,22 @@ def _train_setting(
             raise Stopped(f"{run.setting}, seed {run.seed}: {stopped}") from None
         except Exception as error:  # whatever it is, the other runs may do
             outcome = Failure.of(error)  # not the error itself, which would keep the run's arrays
-        book.finished(run, outcome, time.perf_counter() - began)
+        progress.finished(run, outcome, time.perf_counter() - began)
 
 
-def _train_group(book: SweepLog, runs: Sequence[SweepRun], measure: bool) -> None:
+def _train_group(progress: SweepProgress, runs: Sequence[SweepRun], measure: bool) -> None:
     """Trains runs as one program, if that is quicker; if it fails they are left for turns."""
     began, failed = time.perf_counter(), ""
     try:
-        experiments = book.sweep.experiments(runs, jax.devices()[:1])
+        experiments = progress.sweep.experiments(runs, jax.devices()[:1])
         if measure and (ratio := speedup(experiments)) < 1:
             say(f"{len(runs)} runs in turns: together they would train {ratio:.2f} times as fast")
             return
         say(f"{len(runs)} runs together, as one program")
-        with _log_to(book.folder.log_file):
-            outcomes = train_together(experiments, [book.open_folder(run).path for run in runs])
+        with _log_to(progress.folder.log_file):
+            outcomes = train_vectorized(
+                experiments, [progress.open_folder(run).path for run in runs]
+            )
     except Stopped as stopped:
         raise Stopped(f"{len(runs)} runs together: {stopped}") from None
     except Exception as error:  # out of memory above all
@@ -144,7 +146,7 @@ def _train_group(book: SweepLog, runs: Sequence[SweepRun], measure: bool) -> Non
     seconds = (time.perf_counter() - began) / len(runs)
     for run, outcome in zip(runs, outcomes, strict=True):
         said = Failure.of(outcome) if isinstance(outcome, NonFiniteLossError) else outcome
-        book.finished(run, said, seconds, together=len(runs))
+        progress.finished(run, said, seconds, runs_per_program=len(runs))
 
 
 def _alike(runs: Sequence[SweepRun], workdir: pathlib.Path) -> list[list[SweepRun]]:

@@ -1,4 +1,4 @@
-"""One run: experiment, step, loop, log, devices and plan."""
+"""One run: experiment, step, loop, recorder, devices and plan."""
 
 import typing
 

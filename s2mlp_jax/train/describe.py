@@ -9,7 +9,7 @@ import jax
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train import optim
 from s2mlp_jax.train.experiment import Experiment
-from s2mlp_jax.train.step_log import TrainLog
+from s2mlp_jax.train.step_metrics import StepMetrics
 
 # Part of the time that the devices may wait for data before a person is told.
 _WORTH_TELLING = 0.01
@@ -55,8 +55,8 @@ def start(run: Experiment, step: int) -> Iterator[str]:
 
 def weights(run: Experiment, step: int) -> Iterator[str]:
     """Yields the lines that say which weights a run starts from, where they are not drawn."""
-    if not step and (initial := run.initial()) is not None:
-        for i, line in enumerate(initial.told):
+    if not step and (initial := run.initial_weights()) is not None:
+        for i, line in enumerate(initial.notes):
             yield f"{'' if i else 'weights':<10}{line}"
 
 
@@ -73,19 +73,19 @@ def train_figures(averages: Mapping[str, float]) -> str:
     )
 
 
-def data_report(log: TrainLog) -> Iterator[str]:
+def data_report(metrics: StepMetrics) -> Iterator[str]:
     """Yields what was wrong with the data in a training: too slow, or broken."""
-    if log.waited > _WORTH_TELLING * log.seconds:
+    if metrics.waited > _WORTH_TELLING * metrics.seconds:
         yield (
-            f"data      the devices waited {log.waited:.1f} s for batches, "
-            f"{log.waited / log.seconds:.0%} of {log.seconds:.1f} s: more cores, a smaller copy "
-            "of the data set (s2mlp_jax.data.prepare --short_side), or a larger data.prefetch "
-            "if the waits are short"
+            f"data      the devices waited {metrics.waited:.1f} s for batches, "
+            f"{metrics.waited / metrics.seconds:.0%} of {metrics.seconds:.1f} s: more cores, a "
+            "smaller copy of the data set (s2mlp_jax.data.prepare --short_side), or a larger "
+            "data.prefetch if the waits are short"
         )
-    if log.corrupt_images:
+    if metrics.corrupt_images:
         yield (
-            f"data      {log.corrupt_images:,} broken training images were left out, and others "
-            "taken in their place (data.on_corrupt=skip)"
+            f"data      {metrics.corrupt_images:,} broken training images were left out, and "
+            "others taken in their place (data.on_corrupt=skip)"
         )
 
 

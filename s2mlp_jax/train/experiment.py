@@ -21,7 +21,7 @@ from s2mlp_jax.options import Options
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train import optim
 from s2mlp_jax.train.evaluate import EvalStep, evaluate, make_eval_step
-from s2mlp_jax.train.initial import Initial, read_initial
+from s2mlp_jax.train.initial_weights import InitialWeights, read_initial_weights
 from s2mlp_jax.train.state import TrainState, create_state
 
 
@@ -126,23 +126,23 @@ class Experiment:
             jax.ShapeDtypeStruct((), key.dtype, sharding=whole),
         )
 
-    def initial(self) -> Initial | None:
+    def initial_weights(self) -> InitialWeights | None:
         """Returns the weights to start from, None where they are drawn; they are read once.
 
         Raises:
-          ValueError: as `read_initial` does.
+          ValueError: as `read_initial_weights` does.
         """
         return self._initial
 
     def check_initial(self) -> None:
         """Reads the weights to start from, if any, before anything is written. Raises likewise."""
-        self.initial()
+        self.initial_weights()
 
     @functools.cached_property
-    def _initial(self) -> Initial | None:
+    def _initial(self) -> InitialWeights | None:
         if not self.options.init_from:
             return None
-        return read_initial(
+        return read_initial_weights(
             self.options.init_from,
             self.model.variant,
             self.abstract_state().variables,
@@ -153,7 +153,7 @@ class Experiment:
     def draw_state(self) -> TrainState:
         """Draws the state that a run starts from, on all devices."""
         state = self._draw(jax.random.key(self.options.seed))
-        if (initial := self.initial()) is not None:
+        if (initial := self.initial_weights()) is not None:
             state = initial.put_into(state)
         return devices_lib.place_state(self.layout, state)
 

@@ -16,11 +16,11 @@ from s2mlp_jax.train import describe
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train.data_wait import DataWait
 from s2mlp_jax.train.experiment import Experiment, create_experiment
-from s2mlp_jax.train.logbook import Logbook
+from s2mlp_jax.train.recorder import RunRecorder
 from s2mlp_jax.train.signals import StopRequest
 from s2mlp_jax.train.state import TrainState
 from s2mlp_jax.train.step import Batch, make_train_step
-from s2mlp_jax.train.step_log import NonFiniteLossError
+from s2mlp_jax.train.step_metrics import NonFiniteLossError
 
 
 class Stopped(Exception):  # noqa: N818, it is no error
@@ -66,22 +66,22 @@ def train(
     folder = RunFolder(pathlib.Path(workdir).absolute())
     if not folder.last_saved_step():
         run.check_initial()  # before the folder is made
-    book = Logbook(run, folder)
+    recorder = RunRecorder(run, folder)
     try:
-        state = book.restore()
-        for line in describe.start(run, book.record["step"]):
+        state = recorder.restore()
+        for line in describe.start(run, recorder.record["step"]):
             say(line)
-        if versions := changed_versions(book.record.get("versions", {})):
+        if versions := changed_versions(recorder.record.get("versions", {})):
             say(f"Other versions than at the last checkpoint, so not bit for bit: {versions}")
-        if book.record["step"] < run.total_steps:
-            book.open_files()
+        if recorder.record["step"] < run.total_steps:
+            recorder.open_files()
             with StopRequest() as stop:
-                _train(run, train_step or make_train_step(run), state, book, stop)
+                _train(run, train_step or make_train_step(run), state, recorder, stop)
     except NonFiniteLossError as error:
-        raise book.explain(error) from None
+        raise recorder.explain(error) from None
     finally:
-        book.close()
-    last_eval = book.write_result()
+        recorder.close()
+    last_eval = recorder.write_result()
     for line in describe.summary(run, last_eval, folder.path):
         say(line)
     return last_eval
@@ -91,11 +91,11 @@ def _train(
     run: Experiment,
     jitted: jax.stages.Wrapped,
     state: TrainState,
-    book: Logbook,
+    recorder: RunRecorder,
     stop: StopRequest,
 ) -> None:
-    """Trains from the book's step to the last one."""
-    start_step, total_steps = book.record["step"], run.total_steps
+    """Trains from the recorder's step to the last one."""
+    start_step, total_steps = recorder.record["step"], run.total_steps
     data = run.train_batches(start_step)
 
     def next_batch() -> Batch:
@@ -107,19 +107,19 @@ def _train(
     say(f"compiled  the training step in {time.perf_counter() - started:.1f} s")
 
     progress, waiting = Progress(total_steps, start_step), DataWait()
-    book.start(progress, waited=lambda: waiting.seconds)
+    recorder.start(progress, waited=lambda: waiting.seconds)
 
     # In the loop nothing goes to or from the device that is not asked for by name.
     with waiting, jax.transfer_guard("disallow"):
         for step in range(start_step + 1, total_steps + 1):
             state, metrics = train_step(state, batch, run.key)
             waiting.step_given(metrics["loss"])
-            book.log.add(step, metrics)
+            recorder.metrics.add(step, metrics)
             progress.advance()
-            book.log.catch_up(step - 1)  # a step late, while the device is busy with this one
+            recorder.metrics.catch_up(step - 1)  # late, while the device is busy with this step
 
             stopping = stop.reached(step)
-            book.after_step(step, lambda: state, stopping)  # noqa: B023, it is called at once
+            recorder.after_step(step, lambda: state, stopping)  # noqa: B023, it is called at once
             if step == total_steps:
                 break
             if stopping:
@@ -129,8 +129,8 @@ def _train(
                 batch = waiting.take(next_batch)
             except ValueError:  # a broken image; what was trained until here is not lost
                 if jax.process_count() == 1:  # else the others would have to save as well
-                    book.save(step, state)
+                    recorder.save(step, state)
                 raise
     progress.close()
-    for line in describe.data_report(book.log):
+    for line in describe.data_report(recorder.metrics):
         say(line)

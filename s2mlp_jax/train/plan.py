@@ -12,7 +12,7 @@ import ml_collections
 
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.data import sources
-from s2mlp_jax.data.known_sizes import stand_in
+from s2mlp_jax.data.known_sizes import placeholder_split
 from s2mlp_jax.data.names import base_name
 from s2mlp_jax.data.options import DataOptions
 from s2mlp_jax.progress import duration, human_size
@@ -100,7 +100,7 @@ def _find_splits(data: DataOptions) -> Splits:
     folder = sources.resolve_data_dir(data.data_dir) / base_name(data.name)
 
     def find(split: str) -> sources.Split:
-        known = None if folder.exists() else stand_in(data.name, split)
+        known = None if folder.exists() else placeholder_split(data.name, split)
         opened = known or sources.open_split(data.name, split, data.data_dir)
         return opened.read_with(data.channels)
 

@@ -16,7 +16,7 @@ from s2mlp_jax.data.pipeline import Batch
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.step import make_train_step
-from s2mlp_jax.train.step_log import IN_FLIGHT
+from s2mlp_jax.train.step_metrics import IN_FLIGHT
 
 _WARM_UP, _MEASURED = 3, 5
 

@@ -22,7 +22,7 @@ from s2mlp_jax.models.spatial_shift import (
     spatial_shift,
 )
 from s2mlp_jax.sweep import run as sweep_lib
-from s2mlp_jax.sweep import together
+from s2mlp_jax.sweep import vectorize
 from s2mlp_jax.sweep.settings import open_sweep
 from s2mlp_jax.train.experiment import Experiment
 from tests.helpers import ROOT, TINY, read_lines, read_state
@@ -136,7 +136,7 @@ def test_what_cannot_be_one_program_is_trained_in_turns(
     def too_much(*_: typing.Any) -> None:
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nmore")
 
-    monkeypatch.setattr(sweep_lib, "train_together", too_much)
+    monkeypatch.setattr(sweep_lib, "train_vectorized", too_much)
     sweep = open_sweep(SHIFT, SHORT, seeds=2, only="a")
     assert sweep_lib.run_sweep(sweep, tmp_path, "on") == []
     output = capfd.readouterr().out
@@ -164,5 +164,5 @@ def test_auto_is_off_on_a_cpu_and_measured_elsewhere(
 def test_speedup_is_a_ratio_of_the_same_work() -> None:
     sweep = open_sweep(SHIFT, SHORT, seeds=2, only="a")
     base = sweep.experiment(sweep.runs[0], jax.devices()[:1])
-    ratio = together.speedup([base.with_seed(0), base.with_seed(1)])
+    ratio = vectorize.speedup([base.with_seed(0), base.with_seed(1)])
     assert 0.05 < ratio < 20

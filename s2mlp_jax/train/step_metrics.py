@@ -1,4 +1,4 @@
-"""The training log: metrics fetched a step late, averaged, timed, checked for NaN."""
+"""The metrics of training steps: fetched a step late, averaged, timed, checked for NaN."""
 
 import collections
 import contextlib
@@ -21,7 +21,7 @@ class NonFiniteLossError(FloatingPointError):
     exit_code = ExitCode.WRONG_NUMBERS
 
 
-class TrainLog:
+class StepMetrics:
     """Turns the metrics of every step into one line of averages every few steps.
 
     Attributes:

@@ -23,12 +23,12 @@ from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train import describe
 from s2mlp_jax.train.data_wait import DataWait
 from s2mlp_jax.train.experiment import Experiment
-from s2mlp_jax.train.logbook import Logbook
 from s2mlp_jax.train.loop import Stopped
+from s2mlp_jax.train.recorder import RunRecorder
 from s2mlp_jax.train.signals import StopRequest
 from s2mlp_jax.train.state import TrainState
 from s2mlp_jax.train.step import Batch, Metrics, make_step_function, make_train_step
-from s2mlp_jax.train.step_log import NonFiniteLossError
+from s2mlp_jax.train.step_metrics import NonFiniteLossError
 
 _STEPS_TIMED = 10
 
@@ -61,7 +61,7 @@ def make_stacked_step(runs: Sequence[Experiment]) -> jax.stages.Wrapped:
     return jax.jit(all_of_them, donate_argnums=0)
 
 
-def train_together(
+def train_vectorized(
     runs: Sequence[Experiment], workdirs: Sequence[pathlib.Path]
 ) -> list[dict[str, float] | NonFiniteLossError]:
     """Trains runs that `shapes_key` says are alike, to the end, each in its own folder.
@@ -80,31 +80,32 @@ def train_together(
       ValueError: a workdir of another run; runs that were left at different steps.
       Stopped: the process was asked to stop, and all were saved.
     """
-    books = [
-        Logbook(run, RunFolder(workdir), len(runs))
+    recorders = [
+        RunRecorder(run, RunFolder(workdir), len(runs))
         for run, workdir in zip(runs, workdirs, strict=True)
     ]
     try:
-        return _train(runs, books)
+        return _train(runs, recorders)
     finally:
-        for book in books:
-            book.close()
+        for recorder in recorders:
+            recorder.close()
 
 
 def _train(
-    runs: Sequence[Experiment], books: Sequence[Logbook]
+    runs: Sequence[Experiment], recorders: Sequence[RunRecorder]
 ) -> list[dict[str, float] | NonFiniteLossError]:
-    first, states = runs[0], [book.restore() for book in books]
-    start_step, total_steps = books[0].record["step"], first.total_steps
-    if other := [book.folder.path for book in books if book.record["step"] != start_step]:
-        raise ValueError(
-            f"{books[0].folder.path} and {other[0]} were left at different steps, so they cannot "
-            "go on together."
-        )
+    first, states = runs[0], [recorder.restore() for recorder in recorders]
+    start_step, total_steps = recorders[0].record["step"], first.total_steps
+    for recorder in recorders:
+        if recorder.record["step"] != start_step:
+            raise ValueError(
+                f"{recorders[0].folder.path} and {recorder.folder.path} were left at different "
+                "steps, so they cannot go on together."
+            )
     for line in describe.weights(first, start_step):
         say(line)
-    for book in books:
-        book.open_files()
+    for recorder in recorders:
+        recorder.open_files()
     data = [run.train_batches(start_step) for run in _one_of_each_seed(runs)]
 
     def next_streams() -> Batch:
@@ -116,27 +117,27 @@ def _train(
     step_all = make_stacked_step(runs).lower(stacked, streams, keys).compile()
     failed: dict[int, NonFiniteLossError] = {}
 
-    def each_going_on(act: Callable[[int, Logbook], None]) -> None:
-        for i, book in enumerate(books):
+    def for_each_left(act: Callable[[int, RunRecorder], None]) -> None:
+        for i, recorder in enumerate(recorders):
             if i not in failed:
                 try:
-                    act(i, book)
+                    act(i, recorder)
                 except NonFiniteLossError as error:
-                    failed[i] = book.explain(error)
+                    failed[i] = recorder.explain(error)
 
     def log(step: int, metrics: Metrics) -> None:
         # Fetched as a whole: to slice on the device would take a call for each run and figure.
         values = jax.device_get(metrics)
 
-        def log_one(i: int, book: Logbook) -> None:
-            book.log.add(step, _slice(values, i))
-            book.log.catch_up(step)
+        def log_one(i: int, recorder: RunRecorder) -> None:
+            recorder.metrics.add(step, _slice(values, i))
+            recorder.metrics.catch_up(step)
 
-        each_going_on(log_one)
+        for_each_left(log_one)
 
     progress, waiting = Progress(total_steps, start_step), DataWait()
-    for book in books:
-        book.start(progress, waited=lambda: waiting.seconds)
+    for recorder in recorders:
+        recorder.start(progress, waited=lambda: waiting.seconds)
     before: Metrics | None = None
     with StopRequest() as stop, waiting:
         for step in range(start_step + 1, total_steps + 1):
@@ -147,11 +148,11 @@ def _train(
             before = metrics
             progress.advance()
             stopping = stop.reached(step)
-            if any(books[0].due(step, stopping)):
+            if any(recorders[0].due(step, stopping)):
                 log(step, before)
                 before, now = None, stacked
-                each_going_on(
-                    lambda i, book: book.after_step(step, lambda: _slice(now, i), stopping)  # noqa: B023
+                for_each_left(
+                    lambda i, recorder: recorder.after_step(step, lambda: _slice(now, i), stopping)  # noqa: B023
                 )
             if step == total_steps or len(failed) == len(runs):
                 break
@@ -160,7 +161,7 @@ def _train(
                 raise Stopped(f"Stopped at step {step} of {total_steps}, which is saved.")
             streams = waiting.take(next_streams)
     progress.close()
-    return [failed[i] if i in failed else book.write_result() for i, book in enumerate(books)]
+    return [failed.get(i) or recorder.write_result() for i, recorder in enumerate(recorders)]
 
 
 def speedup(runs: Sequence[Experiment]) -> float:

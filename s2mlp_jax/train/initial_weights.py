@@ -18,16 +18,16 @@ from s2mlp_jax.train.state import TrainState
 HEAD = "params/head/"
 
 
-class Initial(typing.NamedTuple):
+class InitialWeights(typing.NamedTuple):
     """Weights to start from.
 
     Attributes:
       arrays: by path, "params/block_00/mixer/fc_in/kernel": ...; without a head, if that is new.
-      told: lines that say what was taken.
+      notes: lines for a person: what was loaded, and what differs there.
     """
 
     arrays: dict[str, np.ndarray]
-    told: list[str]
+    notes: list[str]
 
     def put_into(self, state: TrainState) -> TrainState:
         """Returns a state that was just drawn, with these weights."""
@@ -40,13 +40,13 @@ class Initial(typing.NamedTuple):
         return state._replace(params=variables.pop("params"), model_state=variables)
 
 
-def read_initial(
+def read_initial_weights(
     source: str,
     variant: Variant,
     shapes: typing.Any,
     class_names: tuple[str, ...],
     data: DataOptions,
-) -> Initial:
+) -> InitialWeights:
     """Reads the weights of a model that another one, alike but for its head, is to start from.
 
     Args:
@@ -76,11 +76,11 @@ def read_initial(
         check_arrays(expected, arrays)
     except ValueError as error:
         raise ValueError(f"init_from {source}: {error}") from None
-    told = [*_tell(source, stored, variant, arrays, same_head, len(class_names))]
+    notes = [*_describe(source, stored, variant, arrays, same_head, len(class_names))]
     for field in ("image_size", "interpolation", "mean", "std") if how else ():
         if (old := getattr(how, field)) != (new := getattr(data, field)):
-            told.append(f"not as there: data.{field} was {old!r}, is {new!r}")
-    return Initial(arrays, told)
+            notes.append(f"not as there: data.{field} was {old!r}, is {new!r}")
+    return InitialWeights(arrays, notes)
 
 
 def _read(source: str) -> tuple[Weights, tuple[str, ...], Preprocessing | None]:
@@ -91,7 +91,7 @@ def _read(source: str) -> tuple[Weights, tuple[str, ...], Preprocessing | None]:
     return pretrained.read_any(source), (), None
 
 
-def _tell(
+def _describe(
     source: str,
     stored: Weights,
     variant: Variant,

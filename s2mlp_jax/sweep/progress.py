@@ -1,4 +1,4 @@
-"""What a sweep tells and records: how each run went, and the time that is left."""
+"""How far a sweep is: the outcome of each run, and the time that is left."""
 
 import pathlib
 import typing
@@ -11,7 +11,7 @@ from s2mlp_jax.saved.metrics import read_metrics, training_seconds
 from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.sweep.settings import Sweep, SweepRun
 from s2mlp_jax.train import describe
-from s2mlp_jax.train.step_log import NonFiniteLossError
+from s2mlp_jax.train.step_metrics import NonFiniteLossError
 
 
 class Failure(typing.NamedTuple):
@@ -22,7 +22,7 @@ class Failure(typing.NamedTuple):
 
     @classmethod
     def of(cls, error: Exception) -> "Failure":
-        """Takes what is to be said of an error."""
+        """Makes the record of an exception."""
         kind = "nan" if isinstance(error, NonFiniteLossError) else "error"
         return cls(kind, str(error) or type(error).__name__)
 
@@ -46,8 +46,8 @@ def is_settled(folder: Folder) -> bool:
     return (failure is not None and failure.kind == "nan") or folder.result_file.exists()
 
 
-class SweepLog:
-    """One start of a sweep.
+class SweepProgress:
+    """The progress of one start of a sweep, printed and recorded.
 
     Attributes:
       runs: finished, or failed, in this start.
@@ -70,24 +70,24 @@ class SweepLog:
         run: SweepRun,
         outcome: dict[str, float] | Failure,
         seconds: float,
-        together: int = 1,
+        runs_per_program: int = 1,
     ) -> None:
         """Takes a run's last evaluation, or why it failed.
 
         Args:
           seconds: that it took in this start.
-          together: how many runs share the time that its metrics tell of.
+          runs_per_program: runs that were trained as one program and shared its time.
         """
         folder = run.folder(self.folder.path)
         if isinstance(outcome, Failure):
             failure = {"kind": outcome.kind, "error": outcome.text}
             run_of = {"setting": run.setting, "seed": run.seed}
             write_json(folder.failure_file, {**failure, **run_of})
-            log = (folder if together == 1 else self.folder).log_file
+            log = (folder if runs_per_program == 1 else self.folder).log_file
             figures = f"FAILED: {outcome.first_line} ({log})"
         else:
             figures = describe.eval_figures(outcome)
-        self._training += self._training_seconds(run, folder) / together
+        self._training += self._training_seconds(run, folder) / runs_per_program
         self.runs, self._seconds = self.runs + 1, self._seconds + seconds
         self._left, self._done = self._left - run.cost, self._done + run.cost
         left = self._left * self._seconds / self._done  # at the rate of all until now

@@ -1,4 +1,4 @@
-"""A run's folder while it is trained: metrics, evaluations, checkpoints, and the result."""
+"""Records a run in its folder while it is trained: metrics, evaluations, checkpoints, result."""
 
 import copy
 import typing
@@ -16,24 +16,24 @@ from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train import describe
 from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.state import TrainState
-from s2mlp_jax.train.step_log import NonFiniteLossError, TrainLog
+from s2mlp_jax.train.step_metrics import NonFiniteLossError, StepMetrics
 
 
-class Logbook:
-    """Writes down what happens in a run, and takes it up again where it was left.
+class RunRecorder:
+    """Records what happens in a run, and restores the run from its last checkpoint.
 
     Attributes:
       record: what a checkpoint holds besides the state, JSON.
-      log: of the training steps, from `start` on.
+      metrics: of the training steps, from `start` on.
     """
 
-    log: TrainLog
+    metrics: StepMetrics
 
-    def __init__(self, run: Experiment, folder: RunFolder, together: int = 1) -> None:
+    def __init__(self, run: Experiment, folder: RunFolder, runs_per_program: int = 1) -> None:
         """Opens the folder; makes it if it is not there.
 
         Args:
-          together: how many runs share the time, as one program.
+          runs_per_program: runs that are trained as one program and share its time.
 
         Raises:
           ValueError: if it belongs to a run of another config, or its data have changed since.
@@ -41,7 +41,7 @@ class Logbook:
         data = run.describe_data()
         folder.check_config(run.config)
         folder.check_data(data)
-        self.run, self.folder, self._together = run, folder, together
+        self.run, self.folder, self._runs_per_program = run, folder, runs_per_program
         self._primary = jax.process_index() == 0
         if self._primary:
             folder.write_config(run.config)
@@ -65,7 +65,7 @@ class Logbook:
         return state
 
     def start(self, progress: Progress, waited: Callable[[], float]) -> None:
-        """Starts the clock of the training steps; `waited` is as in `TrainLog`."""
+        """Starts the clock of the training steps; `waited` is as in `StepMetrics`."""
         run, options = self.run, self.run.options
         self._progress = progress
 
@@ -78,7 +78,7 @@ class Logbook:
                 self._writer.write(step, lines)
             progress.note(step, describe.train_figures(averages))
 
-        self.log = TrainLog(
+        self.metrics = StepMetrics(
             write_line,
             is_due=lambda step: step % options.log.every_steps == 0 or step == run.total_steps,
             images_per_step=options.train.batch_size,
@@ -110,7 +110,7 @@ class Logbook:
         evaluating, saving = self.due(step, stopping)
         if not (evaluating or saving):
             return
-        with self.log.paused(step), jax.transfer_guard("allow"):
+        with self.metrics.paused(step), jax.transfer_guard("allow"):
             score = None
             if evaluating:
                 self.record["last_eval"] = self.run.evaluate(state())
@@ -126,7 +126,7 @@ class Logbook:
 
     def save(self, step: int, state: TrainState) -> None:
         """Saves a checkpoint out of turn."""
-        with self.log.paused(step), jax.transfer_guard("allow"):
+        with self.metrics.paused(step), jax.transfer_guard("allow"):
             self._save(step, state)
 
     def _save(self, step: int, state: TrainState, score: float | None = None) -> None:
@@ -135,8 +135,8 @@ class Logbook:
         self.record.update(
             step=step,
             data_position=step * self.run.options.train.batch_size,
-            unwritten=self.log.unwritten,
-            corrupt_images=self.log.corrupt_images,
+            unwritten=self.metrics.unwritten,
+            corrupt_images=self.metrics.corrupt_images,
             config=config_lib.flatten(self.run.config.to_dict()),
             versions=versions(),
         )
@@ -175,7 +175,7 @@ class Logbook:
                 "epochs": run.total_steps / run.steps_per_epoch,
                 "batch_size": config.train.batch_size,
                 "evaluation": dict(last_eval),
-                "together": self._together,
+                "together": self._runs_per_program,
             }
             write_json(self.folder.result_file, result)
         return last_eval
