@@ -180,7 +180,7 @@ def test_plan_of_the_digits(tmp_path: pathlib.Path) -> None:
 @pytest.mark.slow
 def test_advice_holds() -> None:
     """What the plan of a run that does not fit advises does fit, and says the same figure."""
-    command = ["--mode=plan", WIDE, *SMALL_FLAGS, "--config.model.depth=4", "--devices=8"]
+    command = ["--mode=plan", WIDE, *SMALL_FLAGS, "--devices=8"]
     code, output = main(*command, **NO_DATA)
     assert code == 0, output
     assert "devices   8 x cpu" in output
