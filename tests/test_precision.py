@@ -1,6 +1,7 @@
 """Sums in bfloat16 training: all of them in float32, and gradients that show it."""
 
 import collections
+import math
 import typing
 from collections.abc import Iterator
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax._src.ad_checkpoint import saved_residuals
 
 import s2mlp_jax
 from s2mlp_jax.models import layers, precision
@@ -91,7 +93,10 @@ def equations(jaxpr: typing.Any) -> Iterator[typing.Any]:
 
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
-ROUND_NOTHING = ("reduce_max", "reduce_min", "reduce_window_max", "reduce_and", "reduce_or")
+NO_SUMS = (
+    *("reduce_max", "reduce_min", "reduce_window_max", "reduce_and", "reduce_or"),
+    "reduce_precision",  # which jax puts where a kept value is read
+)
 
 
 def low_sums(jaxpr: typing.Any) -> collections.Counter:
@@ -100,7 +105,7 @@ def low_sums(jaxpr: typing.Any) -> collections.Counter:
     for equation in equations(jaxpr):
         name = equation.primitive.name
         sums = name.startswith(("reduce", "cum", "scatter", "select_and_scatter", "psum"))
-        if name in ROUND_NOTHING or not (sums or name in PRODUCTS):
+        if name in NO_SUMS or not (sums or name in PRODUCTS):
             continue
         if any(jnp.finfo(x.aval.dtype).bits < 32 for x in equation.outvars if is_float(x)):
             found[name] += 1
@@ -267,6 +272,95 @@ def kept(function: typing.Callable[..., jax.Array], *arguments: jax.Array) -> in
     """Returns the bytes that a function keeps for its backward pass, arguments included."""
     _, pull = jax.vjp(function, *arguments)
     return sum({id(x): x.nbytes for x in jax.tree.leaves(pull)}.values())
+
+
+def shapes_of(name: str, depth: int) -> tuple[typing.Any, typing.Any, typing.Any]:
+    """Returns a bfloat16 model, its loss as a function of the parameters, and these, all zero."""
+    model = s2mlp_jax.create_model(name, 10, jnp.bfloat16, depth=depth, drop_path=0.1)
+    variables = jax.eval_shape(lambda: s2mlp_jax.init(model, jax.random.key(0), 32))
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), variables["params"])
+    loss = loss_of(model, {})
+    images, labels = jnp.zeros((2, 32, 32, 3)), jnp.zeros(2, jnp.int32)
+    return model, lambda params: loss(params, images, labels), params
+
+
+MAPS = {"s2mlp_wide": 9, "s2mlp_deep": 9, "resmlp_12": 8, "deit_s": 10}
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_a_block_keeps_the_least(name: str) -> None:
+    """What one more block keeps for the backward pass, in maps of its tokens; weights left out."""
+
+    def kept_by(depth: int) -> float:
+        model, loss, params = shapes_of(name, depth)
+        tokens = 2 * (2 * 2 + (name == "deit_s"))
+        residuals = [x for x, where in saved_residuals(loss, params) if "argument" not in where]
+        size = sum(x.size * x.dtype.itemsize for x in residuals if is_number(x))
+        return size / (tokens * model.variant.dim * 2)
+
+    maps = kept_by(2) - kept_by(1)
+    print(f"\n{name}: a block keeps {maps:.2f} maps of its tokens")
+    # And a little: statistics, places of borders, keys.
+    assert maps < MAPS[name] + 0.3
+
+
+def is_number(x: typing.Any) -> bool:
+    return not jnp.issubdtype(x.dtype, jax.dtypes.extended) and x.dtype != jax.dtypes.float0
+
+
+PRODUCTS_OF_A_BLOCK = {"s2mlp_wide": 12, "as_mlp_t": 18, "deit_s": 19}
+
+
+@pytest.mark.parametrize("name", PRODUCTS_OF_A_BLOCK)
+def test_no_layer_is_computed_again(name: str) -> None:
+    """Three products each, forward and backward; but one of attention's is cheaper than its map."""
+
+    def products(depth: int) -> int:
+        _, loss, params = shapes_of(name, depth)
+        jaxpr = jax.make_jaxpr(jax.grad(loss))(params)
+        return sum(e.primitive.name == "dot_general" for e in equations(jaxpr.jaxpr))
+
+    # Each of them for a CPU and for all else.
+    assert products(2) - products(1) == 2 * PRODUCTS_OF_A_BLOCK[name]
+
+
+def test_gelu_of_bfloat16() -> None:
+    """Its values to one rounding; 1 + erf loses those below -4, which are nothing beside others."""
+    x = jnp.linspace(-6, 6, 2001).astype(jnp.bfloat16)
+    exact = np.asarray(x, np.float64)
+    phi = 0.5 * np.vectorize(math.erfc)(-exact / math.sqrt(2))
+    slope = phi + exact * np.exp(-(exact**2) / 2) / math.sqrt(2 * math.pi)
+    got, pull = jax.vjp(layers.gelu, x)
+    assert got.dtype == jnp.bfloat16
+    for found, expected in ((got, exact * phi), (pull(jnp.ones_like(x))[0], slope)):
+        bound = 2**-8 * np.abs(expected) + 1e-6
+        assert (np.abs(np.asarray(found, np.float64) - expected) < bound).all()
+
+
+@pytest.mark.parametrize("kind", ["layer_norm", "group_norm"])
+def test_gradient_of_a_norm(kind: str) -> None:
+    """That of `precision.normalize` against Flax's own norm, in float32; and its value."""
+    rng = np.random.RandomState(0)
+    x, weights = (jnp.asarray(rng.randn(3, 4, 5, 32) + 2, jnp.float32) for _ in range(2))
+    module = layers.norm(kind, 1e-6, 1.0, jnp.float32, "norm")
+    params = {name: jnp.asarray(rng.randn(32), jnp.float32) for name in ("scale", "bias")}
+    axes = (3,) if kind == "layer_norm" else (1, 2, 3)
+
+    def flax(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        return module.apply({"params": {"scale": scale, "bias": bias}}, x)
+
+    def ours(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+        shape = (1, 1, 1, 32)
+        return precision.normalize(x, scale.reshape(shape), bias.reshape(shape), axes, 1e-6)
+
+    for expected, got in zip(
+        *(
+            (y, *pull(weights))
+            for y, pull in (jax.vjp(f, x, params["scale"], params["bias"]) for f in (flax, ours))
+        ),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-6, atol=2e-6 * np.abs(expected).max())
 
 
 def test_no_layer_keeps_more_than_its_input() -> None:

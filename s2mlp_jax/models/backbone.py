@@ -9,7 +9,7 @@ import numpy as np
 
 from s2mlp_jax.models import layers
 from s2mlp_jax.models.mixers import SpatialShift
-from s2mlp_jax.models.precision import add
+from s2mlp_jax.models.precision import accumulator, add, keep, keep_least
 from s2mlp_jax.models.spatial_shift import directions_of_channels
 from s2mlp_jax.models.variant import Variant
 
@@ -42,7 +42,7 @@ class Block(nn.Module):
             if v.layer_scale:
                 scale = layers.Affine(v.layer_scale, False, self.dtype, name=f"{name}_scale")
                 y = scale(y)
-            return x + layers.drop_path(self.drop_path)(y, deterministic=not train)
+            return keep(x + layers.drop_path(self.drop_path)(y, deterministic=not train))
 
         x = skip(x, v.token_mixer(self.stage, self.dtype, "mixer"), "mixer")
         draw = layers.INITS[v.init].linear
@@ -119,7 +119,11 @@ class Backbone(nn.Module):
 
         rates = iter(layers.drop_path_rates(v.drop_path, sum(v.depths), v.drop_path_rule))
         # `train` is static: the third argument, self included.
-        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        block = Block
+        if self.remat:
+            block = nn.remat(Block, static_argnums=(2,))
+        elif train and accumulator(self.dtype) != self.dtype:
+            block = nn.remat(Block, static_argnums=(2,), policy=keep_least)
         stages, number = [], 0
         for stage, (depth, dim) in enumerate(zip(v.depths, v.dims, strict=True)):
             if stage:

@@ -1,6 +1,5 @@
 """The parts every model is made of: patch embedding, channel MLP, norms, drop path."""
 
-import math
 import typing
 from collections.abc import Callable
 
@@ -8,7 +7,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from s2mlp_jax.models.precision import product, scale_and_add
+from s2mlp_jax.models.precision import (
+    accumulator,
+    gelu,
+    keep,
+    normalize,
+    product,
+    scale_and_add,
+)
 
 Dtype = typing.Any
 Initializer = Callable[..., jax.Array]
@@ -90,7 +96,7 @@ class Linear(nn.Module):
         y = product("nc,cm->nm", rows, kernel)
         if self.use_bias:
             y = y + self.param("bias", self.draw.bias(inputs), (self.features,))[None, :]
-        return y.astype(self.dtype).reshape(*x.shape[:-1], self.features)
+        return keep(y.astype(self.dtype).reshape(*x.shape[:-1], self.features))
 
 
 def linear(
@@ -98,17 +104,6 @@ def linear(
 ) -> jax.Array:
     """Applies a `Linear` layer, as a submodule of the module that calls it."""
     return Linear(features, draw, dtype, use_bias, name=name)(x)
-
-
-def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU, x * Phi(x), which the papers write; Flax defaults to the tanh form.
-
-    Flax's exact form is written with erfc, which takes a CPU twice as long as erf. In float32 the
-    two agree to rounding; in bfloat16 1 + erf would lose the small values of negative x.
-    """
-    if x.dtype != jnp.float32:
-        return nn.gelu(x, approximate=False)
-    return x * (0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5)))
 
 
 class Affine(nn.Module):
@@ -136,6 +131,28 @@ class Affine(nn.Module):
         return scale_and_add(x.astype(self.dtype), scale.reshape(broadcast), bias)
 
 
+class Norm(nn.Module):
+    """Layer norm, or group norm of one group, in less than float32 (`precision.normalize`).
+
+    Its parameters have the names that Flax gives them, as its norms are used in float32.
+
+    Attributes:
+      axes: that mean and variance are taken over, the channels among them.
+    """
+
+    axes: tuple[int, ...]
+    eps: float
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (b, h, w, c) to (b, h, w, c)."""
+        shape = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones_init(), shape)[None, None, None, :]
+        bias = self.param("bias", nn.initializers.zeros_init(), shape)[None, None, None, :]
+        return normalize(x.astype(self.dtype), scale, bias, self.axes, self.eps)
+
+
 def norm(kind: str, eps: float, scale_init: float, dtype: Dtype, name: str) -> nn.Module:
     """A norm by its name in `NORMS`. Statistics are float32 in any dtype.
 
@@ -148,6 +165,9 @@ def norm(kind: str, eps: float, scale_init: float, dtype: Dtype, name: str) -> n
     """
     if kind == "affine":
         return Affine(scale_init, dtype=dtype, name=name)
+    if accumulator(dtype) != dtype:
+        axes = (1, 2, 3) if kind == "group_norm" else (3,)
+        return Norm(axes, eps, dtype, name=name)
     if kind == "group_norm":  # one group: statistics over the grid and the channels of an image
         return nn.GroupNorm(
             num_groups=1, epsilon=eps, dtype=dtype, use_fast_variance=False, name=name

@@ -5,7 +5,7 @@ import jax
 
 from s2mlp_jax.models.layer_cost import Cost, linear_cost
 from s2mlp_jax.models.mixers.base import TokenMixer, register
-from s2mlp_jax.models.precision import product
+from s2mlp_jax.models.precision import keep, product
 
 
 @register("attention")
@@ -37,5 +37,5 @@ class Attention(TokenMixer):
         q, k, v = (qkv[:, :, i] for i in range(3))
         scores = product("bnhd,bmhd->bhnm", q, k) * self.head_dim**-0.5
         weights = nn.softmax(scores, axis=-1).astype(dtype)
-        mixed = product("bhnm,bmhd->bnhd", weights, v).astype(dtype)
+        mixed = keep(product("bhnm,bmhd->bnhd", weights, v).astype(dtype))
         return self.linear(mixed.reshape(x.shape), c, "fc_out")

@@ -8,7 +8,7 @@ import numpy as np
 from s2mlp_jax.models.layer_cost import Cost, linear_cost
 from s2mlp_jax.models.layers import gelu
 from s2mlp_jax.models.mixers.base import TokenMixer, register
-from s2mlp_jax.models.precision import accumulator, in_float32
+from s2mlp_jax.models.precision import accumulator, in_float32, keep
 from s2mlp_jax.models.spatial_shift import BORDERS, DIRECTIONS, group_sizes, parse_pattern
 
 
@@ -45,7 +45,7 @@ class Depthwise(TokenMixer):
             kernel = self.param("kernel", lambda _: jnp.asarray(shift_as_depthwise("a", c)))
         else:
             kernel = self.param("kernel", draw, (3, 3, c))
-        x = depthwise_convolution(x, kernel, self.border)
+        x = keep(depthwise_convolution(x, kernel, self.border))
         return self.linear(x, c, "fc_out")
 
 

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 
 from s2mlp_jax.models.layers import Draw, Dtype
-from s2mlp_jax.models.precision import product
+from s2mlp_jax.models.precision import keep, product
 
 
 class OverTokens(nn.Module):
@@ -29,7 +29,7 @@ class OverTokens(nn.Module):
         kernel = self.param("kernel", self.draw.kernel(n), (n, self.features))
         bias = self.param("bias", self.draw.bias(n), (self.features,))
         y = product("bnc,nm->bmc", x.astype(self.dtype), kernel) + bias[None, :, None]
-        return y.astype(self.dtype)
+        return keep(y.astype(self.dtype))
 
 
 def wrong_grid(made_for: str, got: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from s2mlp_jax.models.layer_cost import Cost
 from s2mlp_jax.models.mixers.base import TokenMixer, register
-from s2mlp_jax.models.precision import product
+from s2mlp_jax.models.precision import keep, product
 
 
 @register("random")
@@ -39,7 +39,7 @@ class Random(TokenMixer):
         b, h, w, c = x.shape
         matrix = jnp.asarray(random_mixing(h * w, self.mixing_seed, "/".join(self.path)))
         mixed = product("bnc,nm->bmc", x.reshape(b, h * w, c), matrix)
-        return mixed.astype(x.dtype).reshape(x.shape)
+        return keep(mixed.astype(x.dtype)).reshape(x.shape)
 
 
 def random_mixing(tokens: int, seed: int, name: str) -> np.ndarray:
