@@ -1,4 +1,4 @@
-"""Reports: from the JSON that sweeps and runs leave to tables, plots and a page, without jax."""
+"""Reports: tables, plots and an HTML page from the JSON of sweeps and runs, without jax."""
 
 from s2mlp_jax.report.runs import Study, read_study
 from s2mlp_jax.report.write import write_report

@@ -1,12 +1,12 @@
-"""Makes tables, plots and a page of sweeps and runs, from their JSON alone.
+"""Makes tables, plots and an HTML page from the JSON files of sweeps and runs.
 
   python -m s2mlp_jax.report WORKDIR... [--output=FOLDER]
   python -m s2mlp_jax.report relations
 
-A workdir is that of a sweep (s2mlp_jax.sweep) or of one run (main.py). Writes report.md,
-report.html (one file, to be sent around), settings.csv, runs.csv and the plots as PNG.
+WORKDIR is the folder of a sweep (s2mlp_jax.sweep) or of one run (main.py). Writes report.md,
+report.html (one self-contained file), settings.csv, runs.csv and the plots as PNG.
 
-"relations" prints Table 1 of the paper, computed from the token mixers themselves; that needs jax.
+"relations" prints Table 1 of the paper, computed from the token mixers; this needs jax.
 """
 
 import sys

@@ -14,10 +14,10 @@ from s2mlp_jax.report.tables import (
 
 
 def report(studies: Sequence[Study], plots: Mapping[str, Sequence[str]]) -> str:
-    """Returns the whole report.
+    """Returns the whole report as Markdown.
 
     Args:
-      plots: the names of the PNG files of each study.
+      plots: name of a study -> the names of its PNG files.
     """
     provenance, parts = Provenance(), ["# Report"]
     for study in studies:
@@ -33,7 +33,7 @@ def report(studies: Sequence[Study], plots: Mapping[str, Sequence[str]]) -> str:
 
 
 def summary(study: Study) -> list[str]:
-    """Returns the paragraphs of a study without its plots and runs."""
+    """Returns the paragraphs of a study, without its plots and its table of runs."""
     heading = [f"## {study.title}", f"`{study.config}`"]
     parts = [*heading, render(settings_table(study)), *sentences(study)]
     if speed := speed_table(study):
@@ -42,10 +42,10 @@ def summary(study: Study) -> list[str]:
 
 
 def render(table: Table) -> str:
-    """Returns a table and its notes."""
+    """Returns a table and its notes as Markdown."""
     head = list(table.head)
     first = 0
-    for title, columns in table.groups[1:]:  # Markdown has no cells over several columns
+    for title, columns in table.groups[1:]:  # Markdown has no cells that span columns
         first = len(head) - columns
         head[first:] = [f"{title.split()[-1]}: {name}" for name in head[first:]]
     lines = [

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs no other file."""
+"""The report as one self-contained HTML page."""
 
 import base64
 import html
@@ -45,7 +45,7 @@ def report(studies: Sequence[Study], plots: Mapping[str, Mapping[str, bytes]]) -
     """Returns the page.
 
     Args:
-      plots: of each study, title -> the picture as PNG.
+      plots: name of a study -> title of a plot -> the plot as PNG.
     """
     provenance, body = Provenance(), []
     for study in studies:

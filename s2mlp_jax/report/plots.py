@@ -1,4 +1,4 @@
-"""The plots of a report: each setting with its seeds, beside the paper, and the curves."""
+"""The plots of a report: results per setting and seed, the paper's results, and the curves."""
 
 import statistics
 import typing
@@ -10,14 +10,14 @@ if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, apart for colour-blind eyes too; with four line styles they serve 28.
+# Okabe and Ito's colours, safe for colour-blind readers; with four line styles: 28 settings.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _MARKERS = ("o", "s", "^", "D")
 _QUIET = "#8a94a0"
 
 
 def settings(study: Study) -> "Figure":
-    """Draws top-1 of every setting: each seed, mean ± standard deviation, and the paper's."""
+    """Draws top-1 per setting: each seed, mean ± standard deviation, and the paper's value."""
     from matplotlib.figure import Figure
 
     names = list(study.settings)
@@ -55,16 +55,16 @@ def settings(study: Study) -> "Figure":
         panel.set_axisbelow(True)
         panel.spines[["top", "right", "left"]].set_visible(False)
         panel.tick_params(length=0)
-    ours.set_ylim(len(names) - 0.4, -0.6)  # the first on top
+    ours.set_ylim(len(names) - 0.4, -0.6)  # the first setting on top
     return figure
 
 
 def curves(study: Study) -> "Figure":
-    """Draws test top-1 and training loss over the epochs, the mean over the seeds a setting."""
+    """Draws test top-1 and training loss over the epochs: per setting, the mean over seeds."""
     from matplotlib.figure import Figure
 
     shown = [name for name in study.settings if study.done(name)]
-    height = max(4.2, 0.6 + 0.21 * len(shown))  # of the legend
+    height = max(4.2, 0.6 + 0.21 * len(shown))  # inches; the legend has to fit
     figure = Figure(figsize=(9.0, height), layout="constrained")
     accuracy, loss = figure.subplots(1, 2)
     for i, name in enumerate(shown):
@@ -94,7 +94,7 @@ def curves(study: Study) -> "Figure":
 
 
 def trade_offs(study: Study) -> "Figure":
-    """Draws top-1 of every setting, mean ± standard deviation, against each of its costs."""
+    """Draws top-1 of every setting (mean ± standard deviation) against each cost."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -147,7 +147,7 @@ def trade_offs(study: Study) -> "Figure":
 def _mean_curve(
     axes: "Axes", runs: list[Run], name: str, scale: float, **style: typing.Any
 ) -> None:
-    """A line through the mean over the runs, at the epochs that all of them have."""
+    """Plots the mean over the runs at the epochs that all runs have."""
     by_epoch: dict[float, list[float]] = {}
     for run in runs:
         for epoch, value in run.curve(name):

@@ -1,4 +1,4 @@
-"""What the folders of sweeps and runs say: read from their JSON, without jax."""
+"""Reads the JSON files of sweeps and runs, without jax."""
 
 import dataclasses
 import pathlib
@@ -14,14 +14,14 @@ Json = dict[str, typing.Any]
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training.
+    """One training run.
 
     Attributes:
       status: "done", "failed" or "unfinished".
-      result: what `result.json` holds; empty unless the run is done.
-      lines: of `metrics.jsonl`.
-      environment: of the run's last start; empty if it never got so far.
-      error: why it failed.
+      result: content of `result.json`; empty unless the run is done.
+      lines: lines of `metrics.jsonl`.
+      environment: environment of the run's last start; empty if none was written.
+      error: the error message of a failed run.
     """
 
     setting: str
@@ -35,7 +35,7 @@ class Run:
 
     @property
     def prefix(self) -> str:
-        """The evaluation that counts: of the averaged parameters, where there are any."""
+        """Prefix of the reported figures: the averaged parameters' if the run has them."""
         return judged_by(self.evaluation)
 
     @property
@@ -49,7 +49,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """The time of its training steps; its share, if it was trained together with others."""
+        """Seconds of the training steps; the run's share if it was trained with others."""
         if not self.result:
             return 0.0
         whole = training_seconds(self.lines, self.result["batch_size"])
@@ -57,13 +57,13 @@ class Run:
 
     @property
     def started(self) -> str:
-        """When its first start was, and how often it was resumed."""
+        """The time of the first start and the number of resumes."""
         earlier = self.environment.get("earlier", [])
         first = (earlier or [self.environment])[0].get("time", "")
         return first + (f", resumed {len(earlier)} x" if earlier else "")
 
     def curve(self, name: str) -> list[tuple[float, float]]:
-        """Returns (epoch, value) wherever the metrics have a figure, such as "train/loss"."""
+        """Returns (epoch, value) of each metrics line with a figure such as "train/loss"."""
         if not self.result:
             return []
         per_epoch = self.result["steps"] / self.result["epochs"]
@@ -75,13 +75,14 @@ class Study:
     """A sweep, or a single run as a sweep of one setting.
 
     Attributes:
-      name: of its folder.
-      settings: that were run, in order; with "overrides", and "paper", a row of the paper's table
-        or None.
-      baseline: the setting that the others are compared with, "" for none.
-      note: on the whole table.
-      seeds: runs of a setting, by seed.
-      speed: of `speed.json` (`python -m s2mlp_jax.sweep --measure`); empty if it is not there.
+      name: name of its folder.
+      settings: the settings that were run, in order; each has "overrides" and "paper" (a row of
+        the paper's table, or None).
+      baseline: the setting that the others are compared with; "" for none.
+      note: note on the whole table.
+      seeds: setting -> its runs, ordered by seed.
+      speed: content of `speed.json` (`python -m s2mlp_jax.sweep --measure`); empty if the file
+        does not exist.
     """
 
     name: str
@@ -112,7 +113,7 @@ def read_study(folder: str | pathlib.Path) -> Study:
     """Reads the folder of a sweep or of a single run.
 
     Raises:
-      ValueError: if it is neither.
+      ValueError: if the folder is neither.
     """
     files = Folder(pathlib.Path(folder))
     folder_name = files.path.resolve().name
@@ -126,7 +127,7 @@ def read_study(folder: str | pathlib.Path) -> Study:
                 del rows[name], seeds[name]
             note = " ".join(filter(None, [note, f"Not run: {', '.join(left)}."]))
         results = [run.result for runs in seeds.values() for run in runs if run.result]
-        # "digits" of "digits/1.0.0 test", "folder:images" of "folder:images val".
+        # "digits/1.0.0 test" -> "digits", "folder:images val" -> "folder:images".
         data = {re.split("[/ ]", public_name(result["eval_data"]))[0] for result in results}
         return Study(
             name=folder_name,

@@ -1,4 +1,4 @@
-"""Means, their uncertainty, and the paper's order against ours."""
+"""Means, their uncertainty, and the rank correlation with the paper."""
 
 import math
 import statistics
@@ -17,16 +17,17 @@ class Difference(typing.NamedTuple):
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """Returns the standard deviation (over n - 1), None for fewer than two values."""
+    """Returns the sample standard deviation (n - 1); None for fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 
 def paired_difference(runs: Sequence[Run], base: Sequence[Run]) -> Difference | None:
-    """Compares the top-1 of two settings, in points of percent, seed by seed.
+    """Compares the top-1 of two settings, in percentage points, paired by seed.
 
-    Runs of one seed see the same images in the same order and, if their shapes agree, start from
-    the same weights; what the seed does to both is then not counted as uncertainty. The interval
-    is Student's, with pairs - 1 degrees of freedom. None if no seed is done in both.
+    Runs with the same seed see the same images in the same order and, if their shapes agree,
+    start from the same weights. Pairing removes this common effect of the seed from the
+    uncertainty. The interval is Student's t with pairs - 1 degrees of freedom. Returns None if no
+    seed is done in both.
     """
     of_base = {run.seed: run.figure("accuracy_top1") for run in base}
     values = [
@@ -47,21 +48,21 @@ def paired_difference(runs: Sequence[Run], base: Sequence[Run]) -> Difference | 
 
 
 def difference_to_baseline(study: Study, name: str) -> Difference | None:
-    """Compares a setting with the baseline; None for the baseline itself, or if there is none."""
+    """Compares a setting with the baseline; None for the baseline itself or without one."""
     if not study.compared or name == study.baseline:
         return None
     return paired_difference(study.done(name), study.done(study.baseline))
 
 
 class Ranks(typing.NamedTuple):
-    """Spearman's rank correlation of our mean top-1 with the paper's, over so many settings."""
+    """Spearman's rank correlation of our mean top-1 with the paper's, and the settings used."""
 
     rho: float
     settings: int
 
 
 def rank_correlation(study: Study) -> Ranks | None:
-    """Compares our order of the settings with the paper's; None for fewer than three."""
+    """Compares our order of the settings with the paper's; None for fewer than three settings."""
     ours, papers = [], []
     for name, setting in study.settings.items():
         runs = study.done(name)

@@ -1,4 +1,4 @@
-"""The tables of a report: ours beside the paper's, every run, and what they were run with."""
+"""The tables of a report: our results beside the paper's, all runs, and their environments."""
 
 import dataclasses
 import json
@@ -12,11 +12,12 @@ from s2mlp_jax.report.statistics import difference_to_baseline, rank_correlation
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Cells of text; the first column is aligned to the left, the others to the right.
+    """Text cells; the first column is left-aligned, the others are right-aligned.
 
     Attributes:
-      groups: (title, columns) of a line above the head, in order; empty for none.
-      notes: sentences below the table, numbered from 1 as the cells refer to them.
+      groups: (title, number of columns) of the cells of a line above the head, in order; empty for
+        none.
+      notes: sentences below the table; cells refer to them by number, from 1.
     """
 
     head: list[str]
@@ -26,7 +27,7 @@ class Table:
 
 
 def settings_table(study: Study) -> Table:
-    """A row a setting: mean ± standard deviation over the seeds, and the paper's row."""
+    """One row per setting: mean ± standard deviation over the seeds, and the paper's row."""
     printed = any(setting["paper"] for setting in study.settings.values())
     head = ["setting", "top-1 %", "top-5 %"]
     head += [f"top-1 − {study.baseline}"] if study.compared else []
@@ -69,7 +70,7 @@ def settings_table(study: Study) -> Table:
 
 
 def speed_table(study: Study) -> Table | None:
-    """Accuracy beside what it costs, as measured side by side; None if that was not measured."""
+    """Accuracy and measured costs of each setting; None if the costs were not measured."""
     measured = study.speed.get("settings", {})
     if not measured:
         return None
@@ -132,7 +133,7 @@ def _of_all(runs: list[Run], figure: str, form: str = ",") -> str:
 
 
 def _range(values: list[float], form: str = ",") -> str:
-    """Returns the value that all have, or "2 to 12"; "–" for none."""
+    """Returns the common value, or a range such as "2 to 12"; "–" for no values."""
     if not values:
         return "–"
     low, high = min(values), max(values)
@@ -140,12 +141,12 @@ def _range(values: list[float], form: str = ",") -> str:
 
 
 def _names(runs: list[Run], which: str) -> str:
-    """Returns the names of the data that the runs had, each once."""
+    """Returns the names of the runs' data sets, each once."""
     return ", ".join(dict.fromkeys(public_name(run.result[which]) for run in runs))
 
 
 def sentences(study: Study) -> list[str]:
-    """What is to be said about a table: how it was measured, and how far it is the paper's."""
+    """Returns sentences about a table: how it was measured and how it compares to the paper."""
     said = []
     runs = [run for run in study.runs if run.status == "done"]
     if runs:
@@ -178,20 +179,20 @@ def sentences(study: Study) -> list[str]:
 
 
 class Provenance:
-    """The environments of the runs of a report, each once and by its number."""
+    """The distinct environments of the runs of a report, numbered from 1."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
     def number(self, run: Run) -> str:
-        """Returns the number of a run's environment, "" if it has none."""
+        """Returns the number of a run's environment; "" if it has none."""
         if not run.environment:
             return ""
         key = json.dumps(_provenance(run.environment))
         return str(self._numbers.setdefault(key, len(self._numbers) + 1))
 
     def lines(self) -> list[list[tuple[str, str]]]:
-        """Returns, for each number, what is to be said as (name, text) pairs."""
+        """Returns, for each number, the description as (name, text) pairs."""
         return [[tuple(pair) for pair in json.loads(key)] for key in self._numbers]
 
 
@@ -212,7 +213,7 @@ def _provenance(environment: Json) -> list[tuple[str, str]]:
 
 
 def runs_table(study: Study, provenance: Provenance) -> Table:
-    """A row a run: what it reached, when, for how long, and in which environment."""
+    """One row per run: results, training time, start and environment."""
     head = ["setting", "seed", "status", "top-1 %", "top-5 %", "loss", "training", "started", "run"]
     rows = []
     for run in study.runs:
@@ -232,7 +233,7 @@ def runs_table(study: Study, provenance: Provenance) -> Table:
 
 
 def settings_records(study: Study) -> list[dict[str, typing.Any]]:
-    """The settings as plain numbers, for the CSV file; accuracies in percent."""
+    """Returns one record per setting for the CSV file; accuracies in percent."""
     records = []
     for name, setting in study.settings.items():
         runs, paper = study.done(name), setting["paper"] or {}
@@ -255,7 +256,7 @@ def settings_records(study: Study) -> list[dict[str, typing.Any]]:
 
 
 def runs_records(study: Study) -> list[dict[str, typing.Any]]:
-    """The runs as plain numbers, for the CSV file; accuracies in percent."""
+    """Returns one record per run for the CSV file; accuracies in percent."""
     records = []
     for run in study.runs:
         done, environment = run.status == "done", run.environment

@@ -1,4 +1,4 @@
-"""Writes a report's files."""
+"""Writes the files of a report."""
 
 import csv
 import io
@@ -16,14 +16,14 @@ def write_report(
     """Writes report.md, report.html, settings.csv, runs.csv and the plots as PNG.
 
     Args:
-      workdirs: of sweeps or of single runs, a section each.
+      workdirs: folders of sweeps or of single runs; one section each.
       output: a folder; "" for `report` in the first workdir.
 
     Returns:
-      The folder.
+      The folder that was written.
 
     Raises:
-      ValueError: a folder that is neither, or two of one name.
+      ValueError: if a folder is neither, or two folders have the same name.
     """
     folder = default_folder(workdirs, output)
     write_studies(read_studies(workdirs), folder)
@@ -33,7 +33,7 @@ def write_report(
 def default_folder(
     workdirs: Sequence[str | pathlib.Path], output: str | pathlib.Path
 ) -> pathlib.Path:
-    """Returns where a report goes: `output`, or `report` in the first workdir."""
+    """Returns the folder of a report: `output`, or `report` in the first workdir."""
     return pathlib.Path(output) if output else pathlib.Path(workdirs[0]) / "report"
 
 
@@ -41,7 +41,7 @@ def read_studies(workdirs: Sequence[str | pathlib.Path]) -> list[Study]:
     """Reads the folders of sweeps or of single runs.
 
     Raises:
-      ValueError: a folder that is neither, or two of one name.
+      ValueError: if a folder is neither, or two folders have the same name.
     """
     studies = [read_study(workdir) for workdir in workdirs]
     names = [study.name for study in studies]
@@ -53,7 +53,7 @@ def read_studies(workdirs: Sequence[str | pathlib.Path]) -> list[Study]:
 
 
 def write_studies(studies: Sequence[Study], folder: pathlib.Path) -> None:
-    """Writes the files of `write_report`."""
+    """Writes the files listed in `write_report`."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {study.name: _draw(study) for study in studies}
     files: dict[str, list[str]] = {}
@@ -72,7 +72,7 @@ def write_studies(studies: Sequence[Study], folder: pathlib.Path) -> None:
 
 
 def _draw(study: Study) -> dict[str, bytes]:
-    """Returns the plots as PNG; none where no run is finished yet."""
+    """Returns title -> plot as PNG; empty if no run is finished yet."""
     if not any(run.status == "done" for run in study.runs):
         return {}
     drawn = {}
