@@ -1,5 +1,6 @@
 """Checks of option values: an error names the field, its value, and what is allowed."""
 
+import difflib
 import math
 import typing
 from collections.abc import Collection
@@ -57,3 +58,9 @@ def check_range(group: str, options: object, interval: str, *fields: str) -> Non
 
 
 _LIMITS = {"inf": math.inf, "2^32": 2**32}
+
+
+def did_you_mean(name: str, known: Collection[str], most: int = 1) -> str:
+    """Returns " Did you mean 'a' or 'b'?" with the known names most like this one, or ""."""
+    close = difflib.get_close_matches(name, known, n=most)
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -1,10 +1,11 @@
 """Names of data sets: which are known, and by which command one is prepared."""
 
-import difflib
 import os
 
 import tensorflow_datasets as tfds
 from etils import epath
+
+from s2mlp_jax.checks import did_you_mean
 
 # Prepared without a download, on first use: name -> builder's module.
 EMBEDDED = {"digits": "s2mlp_jax.data.digits"}
@@ -41,8 +42,7 @@ def check_known(name: str) -> None:
     known = _known()
     base = origin(name)[0]
     if base not in known:
-        close = difflib.get_close_matches(base, known, n=3)
-        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        hint = did_you_mean(base, known, most=3)
         raise ValueError(
             f"Unknown data set {name!r}: neither digits, imagenet100, synthetic, nor a name of "
             "TensorFlow Datasets (https://www.tensorflow.org/datasets/catalog), nor a subset of "

@@ -1,9 +1,9 @@
 """Named variants: a table, each row citing the table of the paper that it comes from."""
 
-import difflib
 import types
 import typing
 
+from s2mlp_jax.checks import did_you_mean
 from s2mlp_jax.models.mixers import find_mixer
 from s2mlp_jax.models.variant import Variant, field_types
 
@@ -157,8 +157,7 @@ def get_variant(name: str, **overrides: typing.Any) -> Variant:
         that has no effect in this architecture.
     """
     if name not in VARIANTS:
-        close = difflib.get_close_matches(name, VARIANTS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(name, VARIANTS)
         raise ValueError(f"Unknown model {name!r}. Allowed are {', '.join(VARIANTS)}.{hint}")
     if overrides.get("mixer") == "bottleneck":  # what a ResNet was called up to version 0.2
         del overrides["mixer"]

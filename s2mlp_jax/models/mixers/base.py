@@ -1,7 +1,6 @@
 """What every token mixer is: a module with fields, checks and a cost; and how one is registered."""
 
 import dataclasses
-import difflib
 import typing
 from collections.abc import Callable, Mapping
 from typing import ClassVar
@@ -10,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from s2mlp_jax.checks import did_you_mean
 from s2mlp_jax.models.layer_cost import Cost
 from s2mlp_jax.models.layers import INITS, Draw, Dtype, linear, norm
 
@@ -164,10 +164,8 @@ def find_mixer(name: str) -> type[TokenMixer]:
       ValueError: for an unknown name; lists what is known.
     """
     if name not in MIXERS:
-        close = difflib.get_close_matches(name, MIXERS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"Unknown mixer {name!r}. Allowed are {', '.join(MIXERS)}.{hint} A mixer of your own "
+            f"Unknown mixer {name!r}. Allowed are {', '.join(MIXERS)}.{did_you_mean(name, MIXERS)} A mixer of your own "
             "is known once the file that registers it is imported (docs/extending.md)."
         )
     return MIXERS[name]
