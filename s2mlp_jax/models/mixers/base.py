@@ -164,8 +164,9 @@ def find_mixer(name: str) -> type[TokenMixer]:
       ValueError: for an unknown name; lists what is known.
     """
     if name not in MIXERS:
+        hint = did_you_mean(name, MIXERS)
         raise ValueError(
-            f"Unknown mixer {name!r}. Allowed are {', '.join(MIXERS)}.{did_you_mean(name, MIXERS)} A mixer of your own "
+            f"Unknown mixer {name!r}. Allowed are {', '.join(MIXERS)}.{hint} A mixer of your own "
             "is known once the file that registers it is imported (docs/extending.md)."
         )
     return MIXERS[name]
