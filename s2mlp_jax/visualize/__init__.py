@@ -1,8 +1,8 @@
-"""Pictures, so that a person can look: `python -m s2mlp_jax.visualize --help`.
+"""Pictures of models, data and predictions: `python -m s2mlp_jax.visualize --help`.
 
-Each function takes plain arguments and returns a matplotlib `Figure`, made without pyplot. As
-the last expression of a notebook's cell it shows by itself: it has what IPython asks for, which
-a bare Figure has not until pyplot is imported (see `picture.py`). `save` writes it to a file.
+Each function takes plain arguments and returns a matplotlib `Figure`, made without pyplot. A
+notebook displays it when it is the last expression of a cell (see `picture.py`). `save` writes
+it to a file.
 """
 
 from s2mlp_jax.visualize.augmentations import augment, load_images

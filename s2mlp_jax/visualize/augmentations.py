@@ -1,4 +1,4 @@
-"""A page of what training does to images, one row an operation."""
+"""A page of augmented images, one row per operation."""
 
 import pathlib
 import random
@@ -23,10 +23,10 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def load_images(folder: str) -> list[np.ndarray]:
-    """Returns up to eight images (h, w, 3) uint8 of a folder; scikit-learn's two for "".
+    """Returns up to eight images (h, w, 3) uint8 of a folder; "" for scikit-learn's two images.
 
     Raises:
-      ValueError: no such folder, or no image in it.
+      ValueError: if the folder does not exist or contains no image.
     """
     if not folder:
         from sklearn.datasets import load_sample_images
@@ -44,18 +44,19 @@ def load_images(folder: str) -> list[np.ndarray]:
 def augment(
     config: ml_collections.ConfigDict, images: Sequence[np.ndarray], seed: int = 0
 ) -> "Figure":
-    """Draws what the recipe of a config does to images: a row an operation, a column an image.
+    """Draws the augmentations of a config: one row per operation, one column per image.
 
-    The rows are the evaluation's view, the host's training view, each operation of RandAugment
-    at the recipe's magnitude (to both sides by turns), then RandAugment, erasing, mixup and
-    cutmix as drawn in training, and at last all of it together.
+    The rows are the evaluation view, the host's training view, each operation of RandAugment at
+    the recipe's magnitude (with alternating sign), then RandAugment, erasing, mixup and cutmix
+    as sampled in training, and finally the whole recipe.
 
     Args:
-      config: completed, of a data set of colour images.
+      config: a completed config of a data set of colour images.
       images: (h, w, 3) uint8 each, any size.
+      seed: seed of the random augmentations.
 
     Raises:
-      ValueError: a config for images of another number of channels.
+      ValueError: if the config is for images without three channels.
     """
     options = config_lib.to_options(config)
     crops, recipe, mean, std = options.data, options.augment, options.data.mean, options.data.std
@@ -63,7 +64,7 @@ def augment(
         raise ValueError(f"augment draws colour images; data.mean is for {len(mean)} channel(s).")
     fill = [round(255 * value) for value in mean]
     images = [images[i % len(images)] for i in range(_COLUMNS)]
-    turned = [rotated(image, crops) for image in images]  # as training does first
+    turned = [rotated(image, crops) for image in images]  # the first operation of training
     seen = jnp.asarray(np.stack([eval_view(image, crops) for image in images]))
     rng = random.Random(seed)
     views = [draw_view(image.shape[0], image.shape[1], crops, rng) for image in turned]

@@ -1,4 +1,4 @@
-"""What the blocks make of one image."""
+"""The outputs of the blocks for one image."""
 
 import functools
 import typing
@@ -44,20 +44,20 @@ def features(
     image: str = "",
     index: int = 0,
 ) -> "Figure":
-    """Draws what blocks put out for one image, all of them or six evenly spread.
+    """Draws the outputs of the blocks for one image: all blocks, or six evenly spaced ones.
 
     Args:
-      workdir: of a run; "" for the weights that a run of the config would start from.
-      checkpoint: of the run: "latest", "best", or a step.
-      config: needed without a run; with one as in `restore_run`.
-      image: file of an image, which is resized and cropped as in evaluation.
-      index: of an image of the evaluation split instead.
+      workdir: folder of a run; "" for the initial weights of the config.
+      checkpoint: checkpoint of the run: "latest", "best", or a step.
+      config: required without a run; with a run, as in `restore_run`.
+      image: path of an image file, which is resized and cropped as in evaluation.
+      index: index of an image of the evaluation split; used if `image` is "".
 
     Raises:
-      ValueError: neither a run nor a config; no such run, checkpoint, file or index; data that
-        are not there.
+      ValueError: if neither a run nor a config is given, or the run, checkpoint, file, index or
+        data set does not exist.
     """
-    run: Experiment | None = None  # with the data, which the weights of a config do not need
+    run: Experiment | None = None  # opens the data, which initial weights do not need
     if workdir:
         restored = restore_run(workdir, checkpoint, config)
         run, config, subject = restored.run, restored.run.config, of_run(workdir, restored)
@@ -94,8 +94,8 @@ def principal_colors(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       tokens: (h, w, c).
 
     Returns:
-      (h, w, 3) in [0, 1], and the components' parts of the variance (3,). Where there are fewer
-      than three components, or one is flat, it is 0.5.
+      Colours (h, w, 3) in [0, 1], and the components' shares of the variance (3,). A missing or
+      constant component has colour 0.5 and share 0.
     """
     h, w, c = tokens.shape
     flat = tokens.reshape(h * w, c).astype(np.float64)
@@ -106,7 +106,7 @@ def principal_colors(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if sizes[i] <= 1e-9 * max(sizes[0], 1e-30):
             break
         score = left[:, i]
-        score = score * np.sign(score[np.argmax(np.abs(score))])  # the sign is free: fixed here
+        score = score * np.sign(score[np.argmax(np.abs(score))])  # the sign is arbitrary
         colors[:, i] = (score - score.min()) / (score.max() - score.min())
         shares[i] = sizes[i] ** 2 / (sizes**2).sum()
     return colors.reshape(h, w, 3), shares

@@ -1,4 +1,4 @@
-"""What the pictures share: a new one, its colours, an image in it, and a file of it."""
+"""Functions and colours that all pictures share: figures, images, token grids, files."""
 
 import pathlib
 import typing
@@ -11,8 +11,8 @@ if typing.TYPE_CHECKING:
 
 FORMATS: tuple[str, ...] = (".png", ".svg", ".pdf")
 
-# Okabe and Ito's colours, told apart by the colour-blind too; olive for their yellow, which is
-# too bright for thin lines, and a ninth.
+# Okabe and Ito's colours, safe for colour-blind readers; olive replaces their yellow, which is
+# too bright for thin lines, and a ninth colour is added.
 COLORS: tuple[str, ...] = (
     "#0072B2",
     "#D55E00",
@@ -24,8 +24,8 @@ COLORS: tuple[str, ...] = (
     "#999933",
     "#882255",
 )
-QUIET = "#666666"  # for what is said beside the picture
-PALE = "#e4e4e4"  # for what is not there
+QUIET = "#666666"  # text beside the picture
+PALE = "#e4e4e4"  # missing values
 
 
 def new_figure(width: float, height: float, constrained: bool = True) -> "Figure":
@@ -34,10 +34,10 @@ def new_figure(width: float, height: float, constrained: bool = True) -> "Figure
     Args:
       width: width in inches.
       height: height in inches.
-      constrained: lets matplotlib make room for titles and labels.
+      constrained: use matplotlib's constrained layout, which makes room for titles and labels.
 
     Raises:
-      ModuleNotFoundError: matplotlib is not installed; it is looked for here first.
+      ModuleNotFoundError: if matplotlib is not installed.
     """
     from s2mlp_jax.visualize.picture import Picture
 
@@ -48,7 +48,11 @@ def new_figure(width: float, height: float, constrained: bool = True) -> "Figure
 
 
 def check_output(path: str) -> None:
-    """Raises a ValueError that says what is allowed if no picture can be written there."""
+    """Checks that a picture can be written to a path.
+
+    Raises:
+      ValueError: if the ending is not in `FORMATS`, or the folder does not exist.
+    """
     file = pathlib.Path(path)
     if file.suffix.lower() not in FORMATS:
         raise ValueError(
@@ -59,10 +63,10 @@ def check_output(path: str) -> None:
 
 
 def save(figure: "Figure", path: str) -> None:
-    """Writes a picture as PNG, SVG or PDF, by the file's ending.
+    """Writes a picture as PNG, SVG or PDF, depending on the file's ending.
 
     Raises:
-      ValueError: another ending, or no such folder.
+      ValueError: as `check_output` does.
     """
     check_output(path)
     figure.savefig(path, dpi=150)
@@ -78,14 +82,14 @@ def show_image(ax: "Axes", image: np.ndarray) -> None:
 
 
 def no_ticks(ax: "Axes") -> None:
-    """Takes the scales off, and the frame."""
+    """Removes the ticks and the frame."""
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)
 
 
 def outline_tokens(ax: "Axes", rows: int, columns: int, color: str = "white") -> None:
-    """Draws the edges of rows x columns cells over an image that fills the axes."""
+    """Draws a grid of rows x columns cells over an image that fills the axes."""
     left, right = ax.get_xlim()
     bottom, top = ax.get_ylim()
     style: dict[str, typing.Any] = {"color": color, "lw": 0.5, "alpha": 0.7}
@@ -94,16 +98,16 @@ def outline_tokens(ax: "Axes", rows: int, columns: int, color: str = "white") ->
 
 
 def pattern_name(pattern: str) -> str:
-    """Returns "(a)" for a letter of the paper, any other pattern as it is."""
+    """Returns "(a)" for a letter of the paper; returns any other pattern unchanged."""
     return f"({pattern})" if len(pattern) == 1 else pattern
 
 
 def shorten(name: str, most: int = 16) -> str:
-    """Cuts a long name in the middle, where names of one set are told apart least."""
+    """Shortens a long name in the middle, where the names of a data set differ least."""
     keep = (most - 1) // 2
     return name if len(name) <= most else f"{name[: most - 1 - keep]}…{name[-keep:]}"
 
 
 def evenly(count: int, most: int) -> list[int]:
-    """Chooses from 0 to count - 1 at most `most` numbers, evenly spread, first and last too."""
+    """Returns at most `most` evenly spaced numbers from 0 to count - 1, both included."""
     return sorted({round(i) for i in np.linspace(0, count - 1, min(count, most))})

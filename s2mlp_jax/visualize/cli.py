@@ -1,4 +1,4 @@
-"""Pictures, so that a person can look; as PNG, SVG or PDF, by the file's ending.
+"""Draws pictures of models, data and predictions as PNG, SVG or PDF (by the file's ending).
 
   python -m s2mlp_jax.visualize overview --output=overview.png
   python -m s2mlp_jax.visualize shift a --output=shift.png
@@ -8,7 +8,7 @@
   python -m s2mlp_jax.visualize confusion --workdir=RUN --output=confusion.pdf
   python -m s2mlp_jax.visualize errors --workdir=RUN --checkpoint=best --output=errors.png
 
-`python -m s2mlp_jax.visualize PICTURE --help` lists a picture's own options.
+`python -m s2mlp_jax.visualize PICTURE --help` lists the options of a picture.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = _parser().parse_args(arguments)
     logging.set_verbosity(logging.ERROR)
     try:
-        check_output(flags.output)  # before the work
+        check_output(flags.output)  # fail before the work, not after it
         save(flags.draw(flags), flags.output)
     except ModuleNotFoundError as error:
         package = str(error.name).partition(".")[0]

@@ -1,4 +1,4 @@
-"""Which classes a checkpoint takes for which."""
+"""The confusion matrix of a checkpoint."""
 
 import typing
 
@@ -13,16 +13,16 @@ from s2mlp_jax.visualize.subject import of_run
 if typing.TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MOST_NAMED = 40  # classes; with more neither names nor numbers can be read
-_SHARES = (0.0, 0.01, 0.05, 0.2, 0.5, 1.0)  # named beside the colours
+_MOST_NAMED = 40  # classes; with more, names and numbers are too small to read
+_SHARES = (0.0, 0.01, 0.05, 0.2, 0.5, 1.0)  # ticks of the colour bar
 
 
 def confusion(
     workdir: str, checkpoint: str = "latest", config: ml_collections.ConfigDict | None = None
 ) -> "Figure":
-    """Draws the confusion matrix over the evaluation split: true classes down, predicted across.
+    """Draws the confusion matrix of the evaluation split (rows: true, columns: predicted).
 
-    The averaged parameters are taken, where a run keeps them.
+    Uses the averaged parameters if the run has them.
 
     Args:
       workdir: as in `restore_run`.
@@ -41,7 +41,7 @@ def confusion(
 
 
 def confusion_counts(predictions: Predictions, num_classes: int) -> np.ndarray:
-    """Returns how many images of each class were given each: (true, predicted) int."""
+    """Returns the number of images per (true, predicted) class: (classes, classes) int."""
     counts = np.zeros((num_classes, num_classes), int)
     np.add.at(counts, (predictions.label, predictions.predicted), 1)
     return counts
@@ -54,7 +54,7 @@ def _page(counts: np.ndarray, names: typing.Sequence[str], title: str) -> "Figur
     figure = new_figure(side + 2.4, side + 1.6)
     ax = figure.subplots()
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    # By its root, so that one image of many is seen.
+    # The square root makes a single image among many visible.
     drawn = ax.imshow(np.sqrt(share), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     ax.set_title(title, fontsize=11)
     ax.set_xlabel("predicted")

@@ -1,4 +1,4 @@
-"""What a checkpoint gets wrong, the most confident mistakes first."""
+"""Misclassified images of a checkpoint, the most confident mistakes first."""
 
 import typing
 
@@ -22,19 +22,20 @@ def errors(
     count: int = 24,
     config: ml_collections.ConfigDict | None = None,
 ) -> "Figure":
-    """Draws images of the evaluation split that are taken for another class.
+    """Draws misclassified images of the evaluation split.
 
-    By each stand the true class, the predicted one with its probability, and the image's index,
-    which `features` takes.
+    Each image is labelled with its true class, the predicted class with its probability, and its
+    index, which `features` accepts.
 
     Args:
       workdir: as in `restore_run`.
       checkpoint: as in `restore_run`.
       config: as in `restore_run`.
-      count: images at the most; those with the largest probability of the wrong class.
+      count: maximum number of images; those with the largest probability of the wrong class are
+        drawn.
 
     Raises:
-      ValueError: as `restore_run` does, or a count below one.
+      ValueError: as `restore_run` does, or if count is below 1.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}.")

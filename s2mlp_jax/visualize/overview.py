@@ -1,4 +1,4 @@
-"""One picture of the method: the block, the spatial shift, and how far a stack of blocks sees."""
+"""One picture of the method: the block, the spatial shift, and the receptive field."""
 
 import typing
 
@@ -12,7 +12,7 @@ if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH, _HEIGHT = 12.6, 4.3  # inches; everything below is in inches, from the upper left corner
+_WIDTH, _HEIGHT = 12.6, 4.3  # inches; all positions are in inches from the upper left corner
 _LAYERS = (
     ("Linear\nc → c", "GELU", "spatial\nshift", "Linear\nc → c", "norm"),
     (
@@ -22,12 +22,12 @@ _LAYERS = (
         "norm",
     ),
 )
-_GRID = 5  # tokens a side of the shift's grids
-_FIELD = 11  # of the receptive fields
+_GRID = 5  # tokens per side of the shift grids
+_FIELD = 11  # tokens per side of the receptive fields
 
 
 def overview() -> "Figure":
-    """Draws S²-MLP on one page: a block (the paper's Figure 1), pattern (a), and its reach."""
+    """Draws a block (the paper's Figure 1), shift pattern (a), and its receptive field."""
     figure = new_figure(_WIDTH, _HEIGHT, constrained=False)
     ax = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     ax.set(xlim=(0, _WIDTH), ylim=(_HEIGHT, 0))
@@ -47,7 +47,7 @@ def _title(ax: "Axes", x: float, y: float, text: str) -> None:
 
 
 def _block(ax: "Axes", x: float, y: float) -> None:
-    """Draws the layers from left to right, the two skips above them."""
+    """Draws the layers from left to right, with the two skip connections above them."""
     _title(
         ax,
         x,
@@ -88,7 +88,7 @@ def _arrow(ax: "Axes", start: float, y: float, stop: float) -> None:
 
 
 def _shift(ax: "Axes", x: float, y: float, direction: str, color: str) -> None:
-    """Draws a grid, and where the content of its centre goes."""
+    """Draws a grid with an arrow from its centre to the token that receives its content."""
     rows, columns = DIRECTIONS[direction]
     center = _GRID // 2
     fills = np.full((_GRID, _GRID), "white", object)
@@ -103,7 +103,7 @@ def _shift(ax: "Axes", x: float, y: float, direction: str, color: str) -> None:
 
 
 def _field(ax: "Axes", x: float, y: float, field: np.ndarray, blocks: int) -> None:
-    """Draws which patches reach the centre one after so many blocks."""
+    """Draws which patches reach the centre patch after `blocks` blocks."""
     fills = np.where(field, COLORS[0], PALE).astype(object)
     fills[_FIELD // 2, _FIELD // 2] = "black"
     _cells(ax, x, y, fills)
@@ -111,7 +111,7 @@ def _field(ax: "Axes", x: float, y: float, field: np.ndarray, blocks: int) -> No
 
 
 def _cells(ax: "Axes", x: float, y: float, fills: np.ndarray) -> float:
-    """Draws a square of cells, 1.2 inches wide; returns a cell's size."""
+    """Draws a square of cells, 1.2 inches wide; returns the size of a cell in inches."""
     cell = 1.2 / len(fills)
     for (row, column), fill in np.ndenumerate(fills):
         left, top = x + column * cell, y + row * cell

@@ -1,4 +1,4 @@
-"""What every picture is: a matplotlib figure that a notebook shows by itself."""
+"""A matplotlib figure that notebooks display without pyplot."""
 
 import io
 
@@ -6,10 +6,10 @@ from matplotlib.figure import Figure
 
 
 class Picture(Figure):
-    """A Figure made without pyplot: no window, no global state, and shown all the same.
+    """A Figure made without pyplot (no window, no global state) that notebooks still display.
 
-    IPython shows a bare Figure only after pyplot has registered it. Its own protocol,
-    `_repr_png_`, asks for nothing of the kind; where both are there it shows one picture.
+    IPython displays a plain Figure only after pyplot has registered it. An object with IPython's
+    `_repr_png_` needs no registration; with both, IPython displays one picture.
     """
 
     def _repr_png_(self) -> bytes:

@@ -1,4 +1,4 @@
-"""What a checkpoint says of every image of the evaluation split, as evaluation sees them."""
+"""The predictions of a checkpoint for every image of the evaluation split."""
 
 import dataclasses
 import typing
@@ -16,13 +16,13 @@ from s2mlp_jax.train.restore import Restored
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """One entry an image, in the split's order, every image once.
+    """One entry per image, in the order of the split, each image once.
 
     Attributes:
-      index: place in the split; broken images that evaluation leaves out are missing.
+      index: position in the split; broken images that evaluation skips are missing.
       label: the true class.
-      predicted: the class of the largest logit, the lower one of two equal ones.
-      probability: of the predicted class, in [0, 1].
+      predicted: the class of the largest logit; with equal logits, the lower class.
+      probability: probability of the predicted class, in [0, 1].
     """
 
     index: np.ndarray
@@ -31,16 +31,16 @@ class Predictions:
     probability: np.ndarray
 
     def accuracy(self) -> str:
-        """Returns "97.22% correct: 350 of 360"."""
+        """Returns the accuracy as text, such as "97.22% correct: 350 of 360"."""
         correct, count = int((self.predicted == self.label).sum()), len(self.label)
         return f"{correct / count:.2%} correct: {correct:,} of {count:,}"
 
 
 def predict(restored: Restored) -> Predictions:
-    """Goes through the evaluation split once.
+    """Predicts the classes of the evaluation split.
 
     Raises:
-      ValueError: if the logits of an image are NaN, which is no prediction.
+      ValueError: if the logits of an image are NaN.
     """
     run = restored.run
     mean, std = run.options.data.mean, run.options.data.std
@@ -76,16 +76,16 @@ def predict(restored: Restored) -> Predictions:
 
 
 def eval_image(run: Experiment, index: int) -> tuple[np.ndarray, int]:
-    """Returns an image of the evaluation split as evaluation sees it, and its label.
+    """Returns an image of the evaluation split, resized and cropped as in evaluation.
 
     Args:
-      index: its place in the split.
+      index: position of the image in the split.
 
     Returns:
-      (image_size, image_size, channels) uint8, and the class.
+      The image (image_size, image_size, channels) uint8, and its class.
 
     Raises:
-      ValueError: no such index.
+      ValueError: if the index is out of range.
     """
     split = run.eval_split
     if not 0 <= index < len(split):

@@ -1,4 +1,4 @@
-"""How far a token sees: which input tokens reach the centre one, block after block."""
+"""Receptive fields: which input tokens reach the centre token after each block."""
 
 import typing
 
@@ -26,8 +26,8 @@ if typing.TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_COLUMNS = 8
-_IMAGES = 2  # of noise, over which the gradient is averaged
-_FAINTEST = 1e-6  # of the strongest token: the end of the colours
+_IMAGES = 2  # images of noise, over which the gradient is averaged
+_FAINTEST = 1e-6  # relative to the strongest token: the lower end of the colour scale
 
 
 def receptive_field(
@@ -43,23 +43,23 @@ def receptive_field(
 ) -> "Figure":
     """Draws which input tokens the centre token depends on after 1, 2, ... blocks.
 
-    Above by theory, step by step along the directions of the shift; below measured, as the
+    The upper row is computed from the directions of the shift. The lower row is measured: the
     gradient of the centre token with respect to the image, for images of noise.
 
     Args:
-      model: a name of `list_models()`, whose weights are drawn.
-      shift: shift pattern of the model; its own by default.
+      model: a name of `list_models()`; its weights are initialized from `seed`.
+      shift: shift pattern; the model's own by default.
       border: border of the shift; the model's own by default.
       depth: number of blocks; the model's own by default.
       dim: width in channels; the model's own by default.
-      grid: tokens a side; 14 by default, of a run its own.
-      seed: of weights and noise.
-      workdir: of a run that is looked into instead of a fresh model.
-      checkpoint: of the run: "latest", "best", or a step.
+      grid: tokens per side; default 14, or the run's own grid.
+      seed: seed of weights and noise.
+      workdir: folder of a run, to be used instead of an untrained model.
+      checkpoint: checkpoint of the run: "latest", "best", or a step.
 
     Raises:
-      ValueError: an unknown name or a value that is not allowed; both a run and fields of a
-        fresh model; no such run or checkpoint.
+      ValueError: if a name is unknown or a value is not allowed, fields of an untrained model are
+        given with a run, or the run or checkpoint does not exist.
     """
     if grid is not None and grid < 1:
         raise ValueError(f"grid must be at least 1 token, got {grid}.")
@@ -93,22 +93,22 @@ def _check_drawable(model: Model) -> None:
 
 
 def reachable(pattern: str, border: str, grid: tuple[int, int], blocks: int) -> list[np.ndarray]:
-    """Returns from which input tokens something reaches the centre token, block by block.
+    """Returns which input tokens reach the centre token, block by block.
 
-    A block's output depends on its own token, by the skips, and on the neighbours that the
-    shift brings in.
+    An output token of a block depends on the same input token, through the skip connections, and
+    on the neighbours from which the shift moves content.
 
     Args:
       pattern: shift pattern, as in `spatial_shift`.
       border: border, as in `spatial_shift`.
       grid: rows and columns of tokens; the centre is (rows // 2, columns // 2).
-      blocks: how many.
+      blocks: number of blocks.
 
     Returns:
       For 1, 2, ... blocks: (rows, columns) bool.
 
     Raises:
-      ValueError: unknown pattern or border.
+      ValueError: if the pattern or border is unknown.
     """
     check_border(border)
     sources = [DIRECTIONS[direction] for direction in parse_pattern(pattern)]
@@ -118,7 +118,7 @@ def reachable(pattern: str, border: str, grid: tuple[int, int], blocks: int) -> 
     for _ in range(blocks):
         places = np.argwhere(seen)
         for move in sources:
-            origin = places - np.asarray(move)[None, :]  # what moved by `move` came from there
+            origin = places - np.asarray(move)[None, :]  # content moved by `move` came from here
             if border == "circular":
                 origin %= np.asarray(grid)[None, :]
             inside = ((origin >= 0) & (origin < np.asarray(grid)[None, :])).all(axis=1)
@@ -132,14 +132,14 @@ def token_gradients(
 ) -> list[np.ndarray]:
     """Measures how the centre token depends on each input token, block by block.
 
-    The centre token's channels are summed with random weights (a plain sum is constant after a
-    LayerNorm), and the gradient of that with respect to the image is summed up, in absolute
-    value, over the numbers of each patch. All in float64: where each branch starts at 1e-6, as
-    in the deep model, the gradient through a few of them is zero in float32.
+    The centre token's channels are summed with random weights, because a plain sum is constant
+    after a LayerNorm. The absolute gradient of this sum with respect to the image is summed over
+    the pixels and channels of each patch. All is computed in float64: where each branch starts
+    at 1e-6, as in the deep model, the gradient through a few branches underflows in float32.
 
     Args:
-      images: (b, height, width, channels), normalised; the result is the mean over them.
-      seed: of the random weights.
+      images: (b, height, width, channels), normalised; the result is the mean over the images.
+      seed: seed of the random weights.
 
     Returns:
       For 1, 2, ... blocks: (rows, columns) float64.
@@ -147,7 +147,7 @@ def token_gradients(
     depth, dim, patch = model.variant.depth, model.variant.dim, model.variant.patch_size
     center = images.shape[1] // patch // 2, images.shape[2] // patch // 2
     weights = np.random.default_rng(seed).normal(size=dim)
-    # On a CPU: other devices have no float64, or one with the exponents of float32.
+    # On the CPU: other devices have no float64, or one with the exponent range of float32.
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         variables, images = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (variables, images))
         exact = model.clone(dtype=jnp.float64)

@@ -1,6 +1,6 @@
-"""The paper's Figure 2: what a shift pattern does, and the convolution that it equals.
+"""The paper's Figure 2: a shift pattern and the equivalent depthwise convolution.
 
-Everything is drawn in inches, in axes that fill the page.
+All positions are in inches, in axes that fill the page.
 """
 
 import math
@@ -25,7 +25,7 @@ if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_GRID = 4  # tokens a side, of the small grid that is shifted
+_GRID = 4  # tokens per side of the small grid that is shifted
 _BORDERS = {
     "keep": "keeps its own",
     "zero": "gets zero",
@@ -37,16 +37,16 @@ def shift(pattern: str = "all", border: str = "keep", channels: int = 768) -> "F
     """Draws a shift pattern as the paper's Figure 2 does, with the kernels of section 3.3.
 
     An arrow goes from a patch to the neighbour that receives its content, in the colour of the
-    group of channels. Beside it, for each group: the equal 3x3 kernel of a depthwise
+    channel group. Beside it, for each group: the equivalent 3x3 kernel of a depthwise
     convolution, and which token of a small grid each token receives.
 
     Args:
-      pattern: as in `spatial_shift`; or "all" for one page with the paper's (a) to (j).
-      border: "keep", "zero" or "circular"; shown for a single pattern.
-      channels: that are cut into groups.
+      pattern: as in `spatial_shift`, or "all" for one page with the paper's (a) to (j).
+      border: "keep", "zero" or "circular"; shown for a single pattern only.
+      channels: number of channels, which are split into groups.
 
     Raises:
-      ValueError: unknown pattern or border, or more groups than channels.
+      ValueError: if the pattern or border is unknown, or there are more groups than channels.
     """
     check_border(border)
     if pattern == "all":
@@ -59,7 +59,7 @@ def _one_pattern(pattern: str, border: str, channels: int) -> "Figure":
     sizes = group_sizes(channels, len(directions))
     lines = math.ceil(len(directions) / 4)
     across = math.ceil(len(directions) / lines)
-    block, line = 2.0, 3.45  # inches that a group takes
+    block, line = 2.0, 3.45  # inches per group
     width, height = max(4.3 + block * across, 8.8), 1.55 + line * lines
     figure, ax = _page(width, height)
     title = f"Shift pattern {_title(pattern)}, border {border}"
@@ -128,7 +128,7 @@ def _title(pattern: str) -> str:
 
 
 def _arrows(ax: "Axes", x: float, y: float, cell: float, directions: Sequence[str]) -> None:
-    """Draws 3x3 patches of `cell` inches from (x, y), and what leaves the centre one."""
+    """Draws 3x3 patches of `cell` inches at (x, y), with arrows from the centre patch."""
     for row in range(3):
         for column in range(3):
             fill = "#f3ecd2" if row == column == 1 else "white"
@@ -136,7 +136,7 @@ def _arrows(ax: "Axes", x: float, y: float, cell: float, directions: Sequence[st
     center = np.array([x + 1.5 * cell, y + 1.5 * cell])
     for i, direction in enumerate(directions):
         rows, columns = DIRECTIONS[direction]
-        # Groups that go the same way lie side by side.
+        # Arrows with the same direction are drawn side by side.
         same = [j for j, name in enumerate(directions) if name == direction]
         aside = 0.2 * cell * (same.index(i) - (len(same) - 1) / 2)
         color = COLORS[i % len(COLORS)]
@@ -173,7 +173,7 @@ def _kernel(
 
 
 def _received(ax: "Axes", x: float, y: float, cell: float, direction: str, border: str) -> None:
-    """Draws what `spatial_shift` itself makes of a small grid of numbered tokens."""
+    """Draws the output of `spatial_shift` for a small grid of numbered tokens."""
     numbers = 1.0 + jnp.arange(float(_GRID * _GRID)).reshape(1, _GRID, _GRID, 1)
     got = np.asarray(spatial_shift(numbers, direction, border))[0, :, :, 0]
     outside = np.asarray(spatial_shift(numbers, direction, "zero"))[0, :, :, 0] == 0

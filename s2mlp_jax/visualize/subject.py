@@ -1,4 +1,4 @@
-"""What is looked into: a model with weights, just drawn or of a run's checkpoint."""
+"""The model of a picture, with initial weights or those of a run's checkpoint."""
 
 import pathlib
 import typing
@@ -18,9 +18,9 @@ class Subject(typing.NamedTuple):
     """A model with weights.
 
     Attributes:
-      variables: on the host, numpy.
-      channels: of its images.
-      name: in plain words, for a title.
+      variables: numpy arrays on the host.
+      channels: number of image channels.
+      name: description for the title of a picture.
     """
 
     model: Model
@@ -29,7 +29,7 @@ class Subject(typing.NamedTuple):
     name: str
 
     def mixer(self) -> str:
-        """Returns "shift (a), border keep", or the name of another mixer."""
+        """Returns a text such as "shift (a), border keep", or the name of another mixer."""
         variant = self.model.variant
         mixer = variant.mixer_as(SpatialShift)
         if mixer is None:
@@ -39,14 +39,14 @@ class Subject(typing.NamedTuple):
 
 
 def fresh(name: str, model: Model, image_size: int, channels: int, seed: int) -> Subject:
-    """Draws the weights that a run of a model starts from.
+    """Returns a model with the initial weights of a run.
 
     Args:
-      image_size: pixels.
-      seed: of the weights.
+      image_size: height and width in pixels.
+      seed: seed of the weights.
 
     Raises:
-      ValueError: if the patch does not divide the image.
+      ValueError: if the image size is not a multiple of the model's stride.
     """
     key = stream_key(jax.random.key(seed), "params")
     variables = init(model, key, image_size, channels)
@@ -54,10 +54,10 @@ def fresh(name: str, model: Model, image_size: int, channels: int, seed: int) ->
 
 
 def of_run(workdir: str | pathlib.Path, restored: Restored) -> Subject:
-    """Takes the weights that a restored run is judged by."""
+    """Returns the model of a restored run, with averaged weights if the run has them."""
     run, averaged = restored.run, restored.state.ema_params is not None
     folder = pathlib.Path(workdir).absolute()
-    # In a sweep the folder is named by the seed, in that of its setting.
+    # In a sweep, the folder of a run is SETTING/SEED.
     title = f"{folder.parent.name}/{folder.name}" if folder.name.isdigit() else folder.name
     name = f"{title}, step {restored.step:,}"
     return Subject(
@@ -71,13 +71,13 @@ def of_run(workdir: str | pathlib.Path, restored: Restored) -> Subject:
 def block_outputs(
     model: Model, variables: typing.Any, images: jax.Array
 ) -> tuple[jax.Array, list[jax.Array]]:
-    """Returns what a model says of images, and what each of its blocks puts out.
+    """Returns the logits of a model and the output of each block.
 
     Args:
       images: (b, height, width, channels), normalised.
 
     Returns:
-      Logits (b, classes), and for each block, in order, tokens (b, h, w, c), without a class
+      Logits (b, classes), and for each block, in order, tokens (b, h, w, c) without the class
       token.
     """
     logits, captured = model.apply(
@@ -88,12 +88,12 @@ def block_outputs(
     )
     blocks = captured["intermediates"]
     outputs = [blocks[name]["__call__"][0] for name in sorted(blocks, key=_order)]
-    if model.variant.pool == "class_token":  # then tokens are a row, that one first
+    if model.variant.pool == "class_token":  # then (b, 1, 1 + h * w, c), first the class token
         height, width = (side // model.variant.patch_size for side in images.shape[1:3])
         outputs = [x[:, 0, 1:].reshape(x.shape[0], height, width, -1) for x in outputs]
     return logits, outputs
 
 
 def _order(name: str) -> int:
-    """The number of a block by its name, "block_07"."""
+    """Returns the number of a block from a name such as "block_07"."""
     return int(name.rpartition("_")[2])
