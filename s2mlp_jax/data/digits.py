@@ -15,7 +15,7 @@ TEST_IMAGES = 360
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
     """Returns images (1797, 8, 8, 1) in uint8 and labels (1797,), from the installed package."""
-    # Here and not at the top: it takes seconds, and only preparing the data needs it.
+    # Imported here: it takes seconds, and only preparing the data needs it.
     from sklearn.datasets import load_digits as sklearn_digits
 
     digits = sklearn_digits()
@@ -24,11 +24,11 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def split_indices(labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Cuts the set into train and test, fixed and stratified by label.
+    """Splits the set into train and test; the split is fixed and stratified by label.
 
     Each class is permuted by a fixed seed, and the classes' relative ranks are merged, so
-    every prefix of the result holds the classes in their overall proportion; the first 360
-    are the test set.
+    every prefix of the result has the classes in their overall proportion; the first 360
+    images are the test set.
     """
     rng = np.random.RandomState(0)  # numpy promises that its numbers never change
     rank = np.empty(len(labels))

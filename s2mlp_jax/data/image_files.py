@@ -1,4 +1,4 @@
-"""Files and folders, as named on a command line, to a list of files."""
+"""Finds the files that a command line names, directly or by their folder."""
 
 import os
 import pathlib
@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 
 def find_files(paths: Sequence[str | pathlib.Path]) -> Iterator[pathlib.Path]:
-    """Yields files as they are named, and all that lie in folders, at any depth, by name.
+    """Yields named files, and all files in named folders, at any depth, sorted by name.
 
-    Hidden files and folders, .DS_Store and the like, are passed over where they are not named.
-    What is no image is not: who reads it should say so.
+    Hidden files and folders, such as .DS_Store, are skipped unless named. Files that are not
+    images are not skipped: the reader should report them.
 
     Raises:
-      ValueError: at once, with all paths that are not there.
+      ValueError: immediately, with all paths that do not exist.
     """
     named = [pathlib.Path(path) for path in paths]
     if missing := [str(path) for path in named if not path.exists()]:
@@ -28,7 +28,7 @@ def _below(path: pathlib.Path) -> Iterator[pathlib.Path]:
     if not path.is_dir():
         yield path
         return
-    seen: set[str] = set()  # a link may lead back up
+    seen: set[str] = set()  # a link may lead back to a parent
     for folder, folders, files in os.walk(path, onerror=_refuse, followlinks=True):
         if (real := os.path.realpath(folder)) in seen:
             folders.clear()

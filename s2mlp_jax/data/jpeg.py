@@ -1,8 +1,8 @@
-"""JPEG files: what a header says, and a file made of only some rows of another one.
+"""JPEG files: reads headers, and makes a file of only some rows of another one.
 
-An encoder may put a restart marker after each row of blocks, and decoding can begin at any of
-them, so that what lies above a crop need not be decoded. Copies of data sets are written that
-way; to find the markers takes a while, so a comment in such a file says where they are.
+An encoder may put a restart marker after each row of blocks. Decoding can begin at any marker, so
+the rows above a crop need not be decoded. Copies of data sets are written that way. As finding
+the markers takes time, a comment in such a file lists their positions.
 """
 
 import re
@@ -10,9 +10,9 @@ import struct
 import typing
 
 _START, END = b"\xff\xd8", b"\xff\xd9"
-_FRAMES, _PROGRESSIVE = (0xC0, 0xC1, 0xC2), 0xC2  # the kinds that are read here
+_FRAMES, _PROGRESSIVE = (0xC0, 0xC1, 0xC2), 0xC2  # the kinds that this module reads
 _TABLE, _INTERVAL, _SCAN, _COMMENT = 0xC4, 0xDD, 0xDA, 0xFE
-_TURN_CODES = [*range(0xD0, 0xD8)] * 1025  # the restart markers, of which there are eight, by turns
+_TURN_CODES = [*range(0xD0, 0xD8)] * 1025  # the eight restart markers, repeated
 _TURNS = [bytes((0xFF, code)) for code in _TURN_CODES]
 _INDEX = b"Restart markers: "  # begins the comment
 
@@ -22,20 +22,20 @@ _SHORT = struct.Struct(">H")
 
 
 class Header(typing.NamedTuple):
-    """What a JPEG of 8 bits, grey or of three colours, says of itself. Lengths are in pixels."""
+    """Header of a JPEG with 8 bits and one or three components. Lengths are in pixels."""
 
     height: int
     width: int
     height_at: int  # position of the height in the file
     data_at: int  # position of the coded pixels
-    one_scan: bool  # rows come one after the other
-    interval: int  # blocks from one restart marker to the next; 0: there are none
-    segment: int  # height of these blocks, if the file says it
-    marks: list[int]  # positions of the restart markers after data_at, if the file says them
+    one_scan: bool  # whether rows are stored one after the other
+    interval: int  # blocks between two restart markers; 0 if there are no markers
+    segment: int  # height of these blocks; 0 if the file does not state it
+    marks: list[int]  # positions of the restart markers, relative to data_at; may be empty
 
 
 def read_header(data: bytes) -> Header | None:
-    """Reads a JPEG's header; returns None for anything else, and for JPEGs of other kinds."""
+    """Reads a JPEG's header; returns None for other files and for other kinds of JPEG."""
     if not data.startswith(_START):
         return None
     position, segment, interval, frame = len(_START), 0, 0, None
@@ -43,7 +43,7 @@ def read_header(data: bytes) -> Header | None:
     try:
         while data[position] == 0xFF:
             marker, length = _SEGMENT.unpack_from(data, position)
-            if marker == _TABLE:  # the most frequent ones
+            if marker == _TABLE:  # the most frequent marker
                 pass
             elif marker in _FRAMES:
                 bits, height, width, components = _FRAME.unpack_from(data, position + 4)
@@ -63,17 +63,20 @@ def read_header(data: bytes) -> Header | None:
                 begin = position + 2 + length
                 return Header(height, width, height_at, begin, one_scan, interval, segment, marks)
             position += 2 + length
-    except (IndexError, struct.error):  # the file ends before
+    except (IndexError, struct.error):  # the file ends inside the header
         pass
     return None
 
 
 def add_index(data: bytes) -> bytes:
-    """Writes into a JPEG with a restart marker after each row of blocks where these are."""
+    """Adds the positions of restart markers to a JPEG that has one after each row of blocks.
+
+    Other files are returned unchanged.
+    """
     header = read_header(data)
     if header is None or not header.one_scan:
         return data
-    across = down = 1  # blocks of 8 x 8 pixels; where colours are coarser, more of them together
+    across = down = 1  # in blocks of 8 x 8 pixels; more than one if colours are subsampled
     if data[header.height_at + 4] == 3:
         factors = data[header.height_at + 6 : header.height_at + 15 : 3]
         across, down = (
@@ -90,18 +93,18 @@ def add_index(data: bytes) -> bytes:
 
 
 def upper_rows(data: bytes, header: Header, rows: int) -> bytearray:
-    """Makes a file say of itself that it ends after so many rows; what follows stays in it."""
+    """Sets the height in a file's header to `rows`; the data of later rows stay in the file."""
     file = bytearray(data)
     _SHORT.pack_into(file, header.height_at, rows)
     return file
 
 
 def cut(data: bytes, header: Header, top: int, bottom: int) -> tuple[bytearray, int, int] | None:
-    """Cuts the rows from top to bottom out of a file that says where its restart markers are.
+    """Cuts the rows from top to bottom out of a file that lists its restart markers.
 
     Returns:
-      a file of these rows and a few around them, the number of its first row in the other one,
-      and its height. None if the markers are not where they should be.
+      A file of these rows and a few around them, the index of its first row in the original
+      image, and its height. None if the markers are not at the listed positions.
     """
     if not header.segment or not data.endswith(END):
         return None
@@ -122,6 +125,6 @@ def cut(data: bytes, header: Header, top: int, bottom: int) -> tuple[bytearray, 
     file = bytearray().join((before_height, height, after_height, coded, END))
     if start % 8:
         shift = data_at - begin + 1
-        for at, turn in zip(used, _TURN_CODES, strict=False):  # counted from the first again
+        for at, turn in zip(used, _TURN_CODES, strict=False):  # numbered from the first again
             file[at + shift] = turn
     return file, first, rows - first

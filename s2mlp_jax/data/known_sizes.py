@@ -1,4 +1,4 @@
-"""Known data sets that are not prepared here: their sizes, for planning a run."""
+"""Sizes of known data sets, for planning a run before they are prepared."""
 
 import typing
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from s2mlp_jax.data import digits, names
 from s2mlp_jax.data.split import Split
 
-# name -> (images a split, classes, channels)
+# name -> (images per split, classes, channels)
 _KNOWN: dict[str, tuple[dict[str, int], int, int]] = {
     "imagenet2012": ({"train": 1_281_167, "validation": 50_000}, 1000, 3),
     "cifar10": ({"train": 50_000, "test": 10_000}, 10, 3),
@@ -17,7 +17,7 @@ _KNOWN: dict[str, tuple[dict[str, int], int, int]] = {
 
 
 class _NotHere:
-    """So many records, none of which can be read."""
+    """A given number of records, none of which can be read."""
 
     def __init__(self, length: int, name: str) -> None:
         self._length, self._name = length, name
@@ -30,12 +30,12 @@ class _NotHere:
 
 
 def count_images(name: str, split: str, sizes: Mapping[str, int]) -> int:
-    """Returns how many images a split has.
+    """Returns the number of images in a split.
 
     Args:
-      name: of the data set, for messages.
-      split: in TFDS's notation, "train[:10%]".
-      sizes: split -> its images.
+      name: name of the data set, for messages.
+      split: split in TFDS's notation, "train[:10%]".
+      sizes: split -> number of its images.
 
     Raises:
       ValueError: the data set has no such split.
@@ -60,8 +60,8 @@ def placeholder_split(name: str, split: str) -> Split | None:
     """Returns a split of the right size without its images; None if the size is not known.
 
     Args:
-      name: of the data set; "imagenet2012:5.1.0" and the copy "imagenet2012_256" are known too.
-      split: in TFDS's notation.
+      name: data set; "imagenet2012:5.1.0" and the copy "imagenet2012_256" are known too.
+      split: split in TFDS's notation.
 
     Raises:
       ValueError: the data set has no such split.

@@ -1,4 +1,4 @@
-"""Names of data sets: which are known, and by which command one is prepared."""
+"""Names of data sets: which are known, and which command prepares them."""
 
 import os
 
@@ -7,20 +7,20 @@ from etils import epath
 
 from s2mlp_jax.checks import did_you_mean
 
-# Prepared without a download, on first use: name -> builder's module.
+# Data sets prepared on first use, without a download: name -> builder's module.
 EMBEDDED = {"digits": "s2mlp_jax.data.digits"}
 
-# Made of some classes of another: name -> source. The list of the classes is `<name>.txt` here.
+# Data sets of some classes of another: name -> source. prepare/<name>.txt lists the classes.
 SUBSETS = {"imagenet100": "imagenet2012"}
 
-_FOLDER = "folder:"  # and a path: images in folders, read as they are
+_FOLDER = "folder:"  # prefix of a path: images in folders, read as they are
 
 
 def folder_of(name: str) -> str:
-    """Returns the path of a folder of images, "/my/images" of "folder:/my/images"; else "".
+    """Returns the path "/my/images" for the name "folder:/my/images"; "" for other names.
 
     Raises:
-      ValueError: it is a path without the prefix, or the prefix without a path.
+      ValueError: the name is a path without the prefix, or the prefix without a path.
     """
     if name.startswith(("/", "~", ".")):
         raise ValueError(f"Data set {name!r} is a path. A folder of images is {_FOLDER}{name}.")
@@ -33,12 +33,12 @@ def folder_of(name: str) -> str:
 
 
 def base_name(name: str) -> str:
-    """Returns the name without config and version: "cifar10" of "cifar10:3.0.2"."""
+    """Returns the name without config and version: "cifar10" for "cifar10:3.0.2"."""
     return name.split("/")[0].split(":")[0]
 
 
 def check_known(name: str) -> None:
-    """Raises a ValueError if neither we nor TFDS know a data set of that name."""
+    """Raises a ValueError if neither this package nor TFDS knows a data set of that name."""
     known = _known()
     base = origin(name)[0]
     if base not in known:
@@ -51,19 +51,19 @@ def check_known(name: str) -> None:
 
 
 def may_download(name: str) -> bool:
-    """Says whether preparing the data set from scratch may use the network."""
+    """Returns whether preparing the data set from scratch may use the network."""
     return base_name(name) not in (*EMBEDDED, "imagenet2012")
 
 
 def manual_instructions(name: str) -> str:
-    """Returns what TFDS says of the files to be fetched by hand; "" if there are none."""
+    """Returns TFDS's instructions for files to be fetched by hand; "" if there are none."""
     if base_name(name) in EMBEDDED:
         return ""
     return tfds.builder_cls(base_name(name)).MANUAL_DOWNLOAD_INSTRUCTIONS or ""
 
 
 def not_prepared(name: str, directory: epath.Path) -> str:
-    """Returns the message for a known data set that is not there: what to run."""
+    """Returns the message for a known data set that is not prepared: the command to run."""
     start = f"Data set {name!r} is not prepared in {directory} (data.data_dir). "
     base, side = origin(name)
     command = f"python -m s2mlp_jax.data.prepare {base if side else name} --data_dir={directory}"
@@ -90,7 +90,10 @@ def _known() -> set[str]:
 
 
 def origin(name: str) -> tuple[str, str]:
-    """Splits a smaller copy's name: imagenet2012_256 is imagenet2012, the short side at 256."""
+    """Splits a smaller copy's name, "imagenet2012_256", into "imagenet2012" and "256".
+
+    For other names, returns the base name and "".
+    """
     base, known = base_name(name), _known()
     stem, _, side = base.rpartition("_")
     if base not in known and stem in known and side.isdigit():

@@ -1,4 +1,4 @@
-"""The data set `synthetic`: images of noise under ImageNet's classes, for timing without files."""
+"""The data set `synthetic`: noise images with ImageNet's classes, for timing without files."""
 
 import functools
 import io
@@ -17,7 +17,7 @@ _SIDE = 256  # pixels
 
 
 class _Noise:
-    """The same JPEG under every index; its label is the index modulo the classes."""
+    """The same JPEG at every index; its label is the index modulo the number of classes."""
 
     def __init__(self, length: int) -> None:
         self._length = length
@@ -39,11 +39,11 @@ def _jpeg() -> bytes:
 
 
 def open_noise(split: str) -> Split:
-    """Opens a split of noise, of which a training makes one batch and repeats it.
+    """Opens a split of noise images; training makes one batch and repeats it.
 
     Args:
-      split: in TFDS's notation: train is as long as ImageNet's; validation, val and test have
-        1,024 images.
+      split: split in TFDS's notation. train is as long as ImageNet's; validation, val and test
+        have 1,024 images.
 
     Raises:
       ValueError: there is no such split.

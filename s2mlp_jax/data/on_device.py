@@ -1,4 +1,4 @@
-"""On the device, in jit: from a batch of uint8 images and labels to what the model is fed."""
+"""On the device, in jit: turns a batch of uint8 images and labels into the model's inputs."""
 
 import dataclasses
 import math
@@ -11,27 +11,27 @@ import optax
 from s2mlp_jax.data.randaugment import MAX_LEVEL, rand_augment
 from s2mlp_jax.rng import stream_key
 
-# Rectangles to erase are drawn so often, until one fits into the image.
+# Rectangles drawn per image for random erasing; the first that fits into the image is used.
 _ERASING_TRIES = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images on the device, after the host's crop and flip.
+    """Augmentation of training images on the device, after the host's crop and flip.
 
     Attributes:
-      randaugment_ops: operations an image, 0 for none.
+      randaugment_ops: operations per image, 0 for none.
       randaugment_magnitude: mean level, 0 to 10.
-      randaugment_magnitude_std: of the level, which is drawn for every operation.
-      randaugment_prob: with which a drawn operation is applied.
-      erasing_prob: part of the images that lose a rectangle to noise.
-      erasing_area_min: smallest rectangle, as part of the image.
-      erasing_area_max: largest rectangle.
-      erasing_aspect_min: smallest height over width; the largest is its inverse.
+      randaugment_magnitude_std: standard deviation of the level, drawn for every operation.
+      randaugment_prob: probability with which a drawn operation is applied.
+      erasing_prob: probability that a rectangle of an image is replaced by noise.
+      erasing_area_min: area of the smallest rectangle, as a fraction of the image.
+      erasing_area_max: area of the largest rectangle, as a fraction of the image.
+      erasing_aspect_min: smallest height / width; the largest is its inverse.
       mixup_alpha: the weight of an image is drawn from Beta(alpha, alpha); 0 for no mixup.
       cutmix_alpha: the same for the area that an image keeps; 0 for no cutmix.
-      mix_prob: part of the batches that are mixed at all.
-      mix_switch_prob: of those, the part that takes cutmix, if both are on.
+      mix_prob: probability that a batch is mixed.
+      mix_switch_prob: probability that a mixed batch uses cutmix, if both are on.
 
     Raises:
       ValueError: at construction, if a field's value is not allowed.
@@ -64,7 +64,7 @@ class Augmentation:
             )
 
     def only(self, **on: float) -> "Augmentation":
-        """Returns the same with every piece off but for these fields."""
+        """Returns a copy with all augmentations off, then these fields set."""
         off = {"randaugment_ops": 0, "erasing_prob": 0.0, "mixup_alpha": 0.0, "cutmix_alpha": 0.0}
         return dataclasses.replace(self, **{**off, **on})  # type: ignore[arg-type]
 
@@ -86,13 +86,13 @@ def training_batch(
     """Augments a global batch, in DeiT's order: RandAugment, normalise, erase, mix.
 
     Args:
-      key: of this step. What is drawn is a function of it and of the place in the batch.
+      key: key of this step. Random draws depend on it and on the position in the batch.
       batch: image (b, h, w, c) uint8 and label (b,) int.
       mean: (c,) mean of pixels in [0, 1].
       std: (c,) standard deviation of pixels in [0, 1].
 
     Returns:
-      Images (b, h, w, c) float32 and targets (b, num_classes) that sum to one.
+      Images (b, h, w, c) float32, and targets (b, num_classes), each summing to one.
     """
     a, images = augmentation, batch["image"]
     if a.randaugment_ops:
@@ -128,13 +128,13 @@ def smooth_labels(labels: jax.Array, num_classes: int, label_smoothing: float) -
 
 
 def _within(start: jax.Array, stop: jax.Array, size: int) -> jax.Array:
-    """(b,) and (b,) -> (b, size): which places lie in [start, stop)."""
+    """(b,) and (b,) -> (b, size): mask of the positions in [start, stop)."""
     place = jnp.arange(size)[None, :]
     return (place >= start[:, None]) & (place < stop[:, None])
 
 
 def _box(rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """(b, h) and (b, w) -> (b, h, w, 1): which pixels lie in both."""
+    """(b, h) and (b, w) -> (b, h, w, 1): mask of the pixels in both."""
     return rows[:, :, None, None] & columns[:, None, :, None]
 
 
@@ -160,7 +160,7 @@ def erase(key: jax.Array, images: jax.Array, augmentation: Augmentation) -> jax.
     erased = fits.any(axis=1) & jax.random.bernoulli(keys[2], a.erasing_prob, (b,))
 
     def place(key: jax.Array, room: jax.Array) -> jax.Array:
-        """A whole number from 0 to `room`."""
+        """Draws an integer from 0 to `room`, inclusive."""
         return jnp.floor(jax.random.uniform(key, (b,)) * (room + 1)).astype(jnp.int32)
 
     top, left = place(keys[3], h - height), place(keys[4], w - width)
@@ -175,7 +175,8 @@ def mix(
     """Mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899), one draw for the whole batch.
 
     An image is mixed with its neighbour: images 0 and 1 with each other, 2 and 3, and so on.
-    The order of a batch is random, so any pairing is as good, and this one stays on a device.
+    The order of a batch is random, so all pairings are equally good, and with this one both images
+    of a pair are on the same device.
 
     Args:
       images: (b, h, w, c), b even.
@@ -188,10 +189,10 @@ def mix(
     if a.mixup_alpha > 0 and a.cutmix_alpha > 0:
         cut = jax.random.bernoulli(keys[0], a.mix_switch_prob)
     alpha = jnp.where(cut, a.cutmix_alpha, a.mixup_alpha)
-    kept = jax.random.beta(keys[1], alpha, alpha)  # part that the image itself keeps
+    kept = jax.random.beta(keys[1], alpha, alpha)  # weight of the image itself
     kept = jnp.where(jax.random.bernoulli(keys[2], a.mix_prob), kept, 1.0)
 
-    # Cutmix: a box of that area around a random place; what sticks out is lost.
+    # Cutmix: a box of that area around a random centre, clipped to the image.
     def edges(key: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
         half = (size * jnp.sqrt(1.0 - kept)).astype(jnp.int32) // 2
         center = jax.random.randint(key, (), 0, size)

@@ -1,4 +1,4 @@
-"""The group `data` of a config: which images, and how they become batches."""
+"""The group `data` of a config: the images, and how batches are made of them."""
 
 import dataclasses
 
@@ -8,19 +8,19 @@ from s2mlp_jax.data.views import ON_CORRUPT, Crops
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataOptions(Crops):
-    """Where images come from and how they are read; how they are cropped is said by `Crops`.
+    """Where images come from and how they are read; `Crops` defines how they are cropped.
 
     Attributes:
-      name: of the data set: a TFDS name, "digits", "folder:/my/images" or "synthetic".
-      train_split, eval_split: in TFDS's notation, "train[:10%]".
+      name: data set: a TFDS name, "digits", "folder:/my/images" or "synthetic".
+      train_split, eval_split: splits in TFDS's notation, "train[:10%]".
       data_dir: folder of prepared data sets; "" for TFDS's default.
       download: whether TFDS may use the network.
       cache: whether every image is decoded once and kept in memory.
-      channels: to read images with, 1 grey, 3 in colour; 0: as the data have them.
-      repeats: views of an image in one batch.
-      on_corrupt: what happens at a broken image, one of `ON_CORRUPT`.
-      mean, std: of pixels in [0, 1], one per channel.
-      num_threads: that decode and augment; 0 for the calling thread alone.
+      channels: 1 to read images in grey, 3 in colour; 0 for the channels of the data.
+      repeats: views of an image per batch.
+      on_corrupt: what to do about a broken image, one of `ON_CORRUPT`.
+      mean, std: mean and standard deviation of pixels in [0, 1], one per channel.
+      num_threads: threads that decode and augment; 0 for the calling thread alone.
       prefetch: batches that are made ahead.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Opens one split of a data set with random access: of TFDS, a folder of images, or noise.
+"""Opens one split of a data set with random access: from TFDS, a folder of images, or noise.
 
-Reading needs no TensorFlow and no network. Preparing (writing ArrayRecord files) needs
-TensorFlow, and a download only happens if the caller asks for one.
+Reading needs neither TensorFlow nor the network. Preparing (writing ArrayRecord files) needs
+TensorFlow; data are downloaded only if the caller asks for it.
 """
 
 import functools
@@ -21,14 +21,14 @@ from s2mlp_jax.data.noise import open_noise
 from s2mlp_jax.data.split import Source, Split
 from s2mlp_jax.data.tensorflow import import_tensorflow
 
-# Features by which data sets name their records, the first that is there.
+# Features that may contain a record's name; the first one present is used.
 _NAMES = ("file_name", "filename", "image/filename", "id", "image_id")
 
 
 class _Records:
     """TFDS records reduced to the image's encoded bytes, the label and the record's name.
 
-    What TFDS itself makes of a record's bytes are the same values, at twice the time.
+    TFDS's own parsing of a record gives the same values but takes twice the time.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class _Records:
 
 
 def resolve_data_dir(data_dir: str) -> epath.Path:
-    """Returns the folder of prepared data: the given one, else TFDS's default."""
+    """Returns the folder of prepared data: the given one, or TFDS's default."""
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return epath.Path(data_dir or default).expanduser()
 
 
 def prepare(name: str, data_dir: str, download: bool) -> None:
-    """Prepares a data set as ArrayRecord files where that was asked for or needs no download.
+    """Prepares a data set as ArrayRecord files, if it needs no download or `download` is True.
 
-    Does nothing if it is there already, or needs no preparing. To be called by one process
-    before any opens it.
+    Does nothing if the data set is already prepared or needs no preparation. Call it in one
+    process before any process opens the data set.
     """
     if _opener(name):
         return
@@ -74,7 +74,7 @@ def prepare(name: str, data_dir: str, download: bool) -> None:
 
 
 def require_tensorflow(name: str) -> None:
-    """Imports TensorFlow, or raises a ValueError that says what needs it."""
+    """Imports TensorFlow, or raises a ValueError that states what needs it."""
     try:
         import_tensorflow()
     except ModuleNotFoundError as error:
@@ -88,9 +88,9 @@ def build(name: str, directory: epath.Path, manual_dir: str = "") -> None:
     """Lets TFDS prepare a data set as ArrayRecord files; this may use the network.
 
     Args:
-      name: of the data set.
-      directory: of the prepared data sets.
-      manual_dir: folder of the files that were fetched by hand, where TFDS asks for that.
+      name: name of the data set.
+      directory: folder of the prepared data sets.
+      manual_dir: folder of the files that were fetched by hand, if TFDS requires them.
 
     Raises:
       ValueError: unknown name, or TensorFlow is not installed.
@@ -108,26 +108,26 @@ def build(name: str, directory: epath.Path, manual_dir: str = "") -> None:
             )
         )
     except Exception:
-        if find(name, directory) is None:  # else another run was quicker
+        if find(name, directory) is None:  # otherwise another run prepared it first
             raise
 
 
 def open_split(
     name: str, split: str, data_dir: str = "", cache: bool = False, channels: int = 0
 ) -> Split:
-    """Opens one split of a data set that is there.
+    """Opens one split of an available data set.
 
     Args:
       name: a TFDS name, "cifar10", "oxford_iiit_pet:4.0.0", "my_dataset/config", ..., or
         "folder:/my/images" (see `folder.py`), or "synthetic" (see `noise.py`).
       split: "train", "test[:50%]", ..., in TFDS's notation.
-      data_dir: folder that holds the prepared data sets; "" for TFDS's default. A folder of
-        images is not looked for there.
+      data_dir: folder of the prepared data sets; "" for TFDS's default. Not used for a folder
+        of images.
       cache: decode every image once and keep all in memory.
-      channels: to read images with, 1 grey or 3 in colour; 0: as the data have them.
+      channels: 1 to read images in grey, 3 in colour; 0 for the channels of the data.
 
     Raises:
-      ValueError: data set, split or a suitable feature not there; the message says what to do.
+      ValueError: data set, split or a suitable feature not found; the message says what to do.
     """
     opener = _opener(name)
     opened = opener(split) if opener else _open_prepared(name, split, data_dir)
@@ -136,7 +136,7 @@ def open_split(
 
 
 def _opener(name: str) -> Callable[[str], Split] | None:
-    """Returns what opens a split of a data set that needs no preparing; None for other sets."""
+    """Returns a function from split to `Split`; None if the data set must be prepared first."""
     if path := folder_of(name):
         return functools.partial(open_folder, path)
     return open_noise if name == NOISE else None
@@ -176,7 +176,7 @@ def open_builder(name: str, data_dir: str = "") -> tfds.core.DatasetBuilder:
     """Finds a prepared data set with random access.
 
     Raises:
-      ValueError: it is not there, or in another file format; the message says what to do.
+      ValueError: it is not prepared, or has another file format; the message says what to do.
     """
     directory = resolve_data_dir(data_dir)
     builder = find(name, directory)
@@ -194,7 +194,7 @@ def open_builder(name: str, data_dir: str = "") -> tfds.core.DatasetBuilder:
 
 
 def find(name: str, directory: epath.Path) -> tfds.core.DatasetBuilder | None:
-    """Returns the builder of a data set's files, None if it is not prepared."""
+    """Returns the builder of a data set's files, or None if it is not prepared."""
     try:
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=str(directory))
     except tfds.core.registered.DatasetNotFoundError:
@@ -202,7 +202,7 @@ def find(name: str, directory: epath.Path) -> tfds.core.DatasetBuilder | None:
 
 
 def only_feature(info: tfds.core.DatasetInfo, kind: type) -> str:
-    """Returns the key of the feature of that kind; of several, the supervised one."""
+    """Returns the key of the feature of type `kind`; if there are several, the supervised one."""
     keys = [key for key, feature in info.features.items() if isinstance(feature, kind)]
     supervised = [key for key in keys if key in (info.supervised_keys or ())]
     if len(keys) != 1 and len(supervised) != 1:

@@ -1,4 +1,4 @@
-"""What a split of a data set is, wherever its images come from."""
+"""A split of a data set, independent of where its images come from."""
 
 import dataclasses
 import re
@@ -11,8 +11,8 @@ from s2mlp_jax.data.views import decode
 class Source(typing.Protocol):
     """Random access to records.
 
-    One is {"image": bytes or (h, w, c) uint8, "label": int, "index": its number, "key": the name
-    that the data set knows it by, such as "n02105855_2933.JPEG", else the number as a string}.
+    A record is {"image": bytes or (h, w, c) uint8, "label": int, "index": its number, "key": its
+    name in the data set, such as "n02105855_2933.JPEG", or the number as a string}.
     """
 
     def __len__(self) -> int: ...
@@ -25,14 +25,14 @@ class Split:
     """One split of a data set.
 
     Attributes:
-      name: of the split, for messages: "cifar10/3.0.2 train".
-      source: its records.
+      name: name of the split, for messages: "cifar10/3.0.2 train".
+      source: the records.
       num_classes: labels run from 0 to num_classes - 1.
-      channels: of the images, 1 or 3.
-      class_names: one a label.
+      channels: channels of the images, 1 or 3.
+      class_names: one per label.
       path: folder of the files.
       metadata: what the data set records about itself, such as the short side of its images.
-      constant: whether a training makes one batch and repeats it, so that data take no time.
+      constant: whether training makes one batch and repeats it, so that data take no time.
     """
 
     name: str
@@ -48,16 +48,16 @@ class Split:
         return len(self.source)
 
     def read_with(self, channels: int) -> "Split":
-        """Returns the same split, its images read grey (1), in colour (3), or as they are (0)."""
+        """Returns the split with images read in grey (1), in colour (3), or unchanged (0)."""
         return dataclasses.replace(self, channels=channels) if channels else self
 
     def cached(self) -> "Split":
-        """Returns the same split with every image decoded, now, and kept in memory.
+        """Returns the same split, with all images decoded now and kept in memory.
 
-        A constant split stays as it is: it is read once anyway.
+        A constant split is returned unchanged, as it is read only once.
 
         Raises:
-          BrokenImageError: as `decode` does.
+          BrokenImageError: as in `decode`.
         """
         if self.constant:
             return self
@@ -65,12 +65,12 @@ class Split:
 
 
 def public_name(split: str) -> str:
-    """Returns "folder:images train" of "folder:/my/images train"; other names as they are."""
+    """Shortens "folder:/my/images train" to "folder:images train"; keeps other names."""
     return re.sub(r"^folder:.*/", "folder:", split)
 
 
 class _Cached:
-    """Every record, decoded once and kept in memory."""
+    """All records, decoded once and kept in memory."""
 
     def __init__(self, source: Source, name: str, channels: int) -> None:
         records = (source[i] for i in range(len(source)))

@@ -1,4 +1,4 @@
-"""TensorFlow serves TFDS and TensorBoard here, and nothing else: it must not get in the way."""
+"""TensorFlow is used only for TFDS and TensorBoard, so it must not disturb anything else."""
 
 import logging
 import os
@@ -12,9 +12,9 @@ def import_tensorflow() -> types.ModuleType:
       ModuleNotFoundError: if it is not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # or it announces oneDNN
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # otherwise it announces oneDNN
     import tensorflow as tf
 
     tf.get_logger().setLevel(logging.ERROR)
-    tf.config.set_visible_devices([], "GPU")  # or it takes the memory that training needs
+    tf.config.set_visible_devices([], "GPU")  # otherwise it takes the memory that training needs
     return tf

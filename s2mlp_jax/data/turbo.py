@@ -1,9 +1,9 @@
-"""The quick way to a training view: simplejpeg decodes, cykooz_resizer resizes.
+"""The fast path to a training view: simplejpeg decodes, cykooz_resizer resizes.
 
-simplejpeg is libjpeg-turbo without detours, and its pixels are Pillow's. cykooz_resizer does
-Pillow's resizing, antialiasing and all, by vector instructions; its pixels are Pillow's up to
-rounding (docs/fidelity.md has figures). Both work outside Python's lock. As the pixels are not
-quite the same, a config says which are used: `data.decoder`.
+simplejpeg calls libjpeg-turbo directly, and its pixels equal Pillow's. cykooz_resizer does
+Pillow's antialiased resizing with vector instructions; its pixels equal Pillow's up to rounding
+(docs/fidelity.md has figures). Both release Python's lock. As the pixels are not quite the same,
+the config states which decoder is used: `data.decoder`.
 """
 
 import threading
@@ -12,7 +12,7 @@ import numpy as np
 
 from s2mlp_jax.data import jpeg
 
-MISSING = ""  # why this way is not open, if it is not
+MISSING = ""  # error text, if a library is not installed
 try:
     import simplejpeg
     from cykooz_resizer import FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
@@ -31,22 +31,22 @@ _thread = threading.local()  # a resizer keeps scratch memory, which threads mus
 def decode(
     data: bytes, header: jpeg.Header, top: int, bottom: int
 ) -> tuple[np.ndarray, int] | None:
-    """Decodes rows of a JPEG, grey or in colour; more of them than asked for, if need be.
+    """Decodes rows of a JPEG, grey or in colour; it may decode more rows than needed.
 
-    In a file that ends as it should, damage outside these rows is not always seen.
+    If the end of the file is correct, damage outside these rows is not always noticed.
 
     Args:
       data: the file.
-      header: of the file.
+      header: header of the file.
       top: first row that is needed.
-      bottom: the one after the last row that is needed.
+      bottom: row after the last one that is needed.
 
     Returns:
-      (rows, w, 3) uint8 pixels, and which row of the image the first one is. None for what is
-      Pillow's to refuse: any file with which libjpeg finds a fault, a missing end among them.
+      (rows, w, 3) uint8 pixels, and the row of the image at which they begin. None if libjpeg
+      finds an error in the file, such as a missing end: Pillow then decides whether to refuse it.
     """
-    # The colours of the first and the last row may be mixed with those of the rows next to them,
-    # so these are decoded as well; but not where blocks of 8 rows show that colours are whole.
+    # Subsampled colours of the first and the last row depend on the rows next to them, so these
+    # are decoded as well. Blocks of 8 rows show that the colours are not subsampled vertically.
     more = 0 if header.segment == 8 else 1
     top, bottom = max(top - more, 0), min(bottom + more, header.height)
     part = jpeg.cut(data, header, top, bottom) if header.marks else None
@@ -57,12 +57,12 @@ def decode(
         try:
             simplejpeg.decode_jpeg(file, "RGB", buffer=pixels)
         except ValueError as error:
-            # All is decoded; and then libjpeg finds the rest of the file where the end should be.
+            # All rows are decoded, but libjpeg finds the rest of the file instead of its end.
             if part or not str(error).endswith("extraneous bytes before marker 0xd9"):
                 return None
         return pixels, first
     try:
-        return simplejpeg.decode_jpeg(data, "RGB"), 0  # a warning of libjpeg is an error
+        return simplejpeg.decode_jpeg(data, "RGB"), 0  # warnings of libjpeg are errors
     except ValueError:
         return None
 
@@ -71,7 +71,7 @@ def resize(image: np.ndarray, width: int, height: int, how: str) -> np.ndarray:
     """Resizes (h, w, 3) uint8 pixels, contiguous or not, to (height, width, 3).
 
     Args:
-      how: "bicubic", "bilinear" or "nearest", as Pillow does them.
+      how: "bicubic", "bilinear" or "nearest", as in Pillow.
     """
     if not hasattr(_thread, "resizer"):
         _thread.resizer = Resizer()
