@@ -1,7 +1,7 @@
 """A folder of images as a data set: train/CLASS/IMAGE and val/CLASS/IMAGE, read as they are.
 
-Labels and order follow from the names of folders and files alone. When a file is added, removed or
-renamed it is another data set, in another order, on which a run should not be continued.
+Labels and order depend only on the names of folders and files. Adding, removing or renaming a file
+makes another data set with another order; a run should not be continued on it.
 """
 
 import collections
@@ -18,20 +18,20 @@ from s2mlp_jax.data.split import Split
 from s2mlp_jax.data.views import CUT_MODES
 from s2mlp_jax.progress import say
 
-# Of the files that are images; what else Pillow may read is passed over, and that is said.
+# Endings of image files. Other files, even if Pillow can read them, are skipped with a message.
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 _LAYOUT = "Images are to lie in train/CLASS/ and val/CLASS/, in a folder for each class."
 _GREY_MODES = ("1", "L", "LA", "La")
-_SAMPLE = 16  # images that say whether all are grey
+_SAMPLE = 16  # images checked to decide whether all are grey
 
 
 class _Files:
-    """The images of a split, read when they are asked for, by any thread.
+    """The images of a split, read on access; thread-safe.
 
     Args:
       root: the data set's folder.
-      places: of the images in it, "train/cat/001.jpg".
+      places: paths of the images in `root`, "train/cat/001.jpg".
       labels: class -> number.
     """
 
@@ -57,27 +57,27 @@ class _Files:
 def open_folder(path: str, split: str) -> Split:
     """Opens one split of a folder of images.
 
-    The classes are the sub-folders of train/ in the order of their names, whatever split is
-    opened. Images may lie in further folders inside a class. Links are followed, and names that
-    begin with a dot passed over. All images are taken for grey, 1 channel, if 16 of train/ are,
-    which lie spread over the classes; else for 3 channels.
+    For every split, the classes are the sub-folders of train/ in the order of their names. Images
+    may lie in further folders inside a class. Links are followed; names that begin with a dot are
+    skipped. All images are read as grey (1 channel) if a sample of 16 images of train/, spread over
+    the classes, is grey; otherwise with 3 channels.
 
     Args:
       path: the folder.
       split: a sub-folder, "train", "val", ..., or a part of it in TFDS's notation, "train[:90%]".
 
     Returns:
-      The split, its records in an order that follows from their names alone; a record's key is its
-      path from the split's folder on, "cat/001.jpg".
+      The split. The order of its records depends only on their names; a record's key is its path
+      relative to the split's folder, "cat/001.jpg".
 
     Raises:
-      ValueError: a folder, a class or its images are not there, or not to be read; the message
-        names them. A file that cannot be read raises it later, when it is its turn.
+      ValueError: a folder, a class or its images do not exist or cannot be read; the message names
+        them. A file that cannot be read raises the error later, when its record is read.
     """
     root = os.path.abspath(path)
     if not os.path.isdir(root):
         raise ValueError(f"There is no folder {root}. {_LAYOUT}")
-    parts = [name for name in _scan(root)[0] if name != "all"]  # which is taken, in TFDS's notation
+    parts = [name for name in _scan(root)[0] if name != "all"]  # reserved in TFDS's notation
     if "train" not in parts:
         raise ValueError(f"{root} has no folder train, but {_listed(parts)}. {_LAYOUT}")
     classes = _classes(f"{root}/train")
@@ -93,7 +93,7 @@ def open_folder(path: str, split: str) -> Split:
 
 
 def _select(root: str, split: str, parts: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """Returns the places of a split's images, "train/cat/001.jpg", in order."""
+    """Returns the paths of a split's images, "train/cat/001.jpg", in order."""
     named = [term.partition("[")[0].strip() for term in split.split("+")]
     if any(name not in parts for name in named):
         raise ValueError(
@@ -118,7 +118,7 @@ def _select(root: str, split: str, parts: Sequence[str], classes: Sequence[str])
 
 
 def _images_of(root: str, part: str, classes: Sequence[str]) -> list[str]:
-    """Returns the places of the images in train/ or val/, in the order of the split."""
+    """Returns the paths of the images in train/ or val/, in the order of the split."""
     folder = f"{root}/{part}"
     here = _classes(folder)
     if unknown := sorted(set(here).difference(classes)):
@@ -143,9 +143,9 @@ def _images_of(root: str, part: str, classes: Sequence[str]) -> list[str]:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(others.items()))
         count = f"{others.total():,} files in {folder}"
         _say_once(f"Passed over {count}, which are no images of a class: {kinds}")
-    # A part such as train[:10%] is to have some of every class, as it has in TFDS, which shuffles
-    # what it writes. The names alone say where an image comes, so it is the same order on every
-    # machine and file system; and evaluation has it too.
+    # A part such as train[:10%] should have images of every class, as in TFDS, which shuffles when
+    # it writes. The order depends only on the names, so it is the same on every machine and file
+    # system, and in evaluation.
     return sorted(found, key=lambda place: hashlib.sha1(os.fsencode(_key(place))).digest())
 
 
@@ -163,7 +163,7 @@ def _classes(folder: str) -> list[str]:
 
 
 def _images(folder: str, prefix: str, others: collections.Counter[str]) -> Iterator[str]:
-    """Yields prefix + name for the images inside; counts other files by their endings."""
+    """Yields prefix + path for the images in a folder; counts other files by their endings."""
     folders, files = _scan(folder)
     for name in files:
         if _ending(name) in ENDINGS:
@@ -175,21 +175,21 @@ def _images(folder: str, prefix: str, others: collections.Counter[str]) -> Itera
 
 
 def _scan(folder: str) -> tuple[list[str], list[str]]:
-    """Returns the names of the folders and of the files in a folder, sorted; no hidden ones."""
+    """Returns the sorted names of folders and of files in a folder, without hidden ones."""
     folders: list[str] = []
     files: list[str] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if not entry.name.startswith("."):
-                    (folders if entry.is_dir() else files).append(entry.name)  # no stat of a file
+                    (folders if entry.is_dir() else files).append(entry.name)  # needs no stat
     except OSError as error:
         raise _unreadable(folder, error) from error
     return sorted(folders), sorted(files)
 
 
 def _channels(train: str, classes: Sequence[str]) -> int:
-    """Returns 1 if all images of a sample that can be opened are grey, else 3."""
+    """Returns 1 if all readable images of a sample are grey, otherwise 3."""
     chosen = classes[:: -(-len(classes) // _SAMPLE)]
     each = -(-_SAMPLE // len(chosen))
     modes = set()
@@ -208,7 +208,7 @@ def _mode(path: str) -> str:
         with Image.open(path) as image:
             mode = image.mode
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return ""  # reading it as a record says what it has
+        return ""  # reading it as a record reports the error
     if mode in CUT_MODES:
         raise ValueError(
             f"{path} has more than 8 bits a pixel (Pillow's mode {mode}), and Pillow makes white "
@@ -218,7 +218,7 @@ def _mode(path: str) -> str:
 
 
 def _key(place: str) -> str:
-    """Returns "cat/001.jpg" of "train/cat/001.jpg"."""
+    """Returns "cat/001.jpg" for "train/cat/001.jpg"."""
     return place.partition("/")[2]
 
 
@@ -236,5 +236,5 @@ def _unreadable(path: str, error: OSError) -> ValueError:
 
 @functools.lru_cache
 def _say_once(message: str) -> None:
-    """Says it where a part of the same folder is opened for the first time only."""
+    """Prints a message once per process, however often the same folder is opened."""
     say(message, every_process=True)

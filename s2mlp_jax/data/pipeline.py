@@ -1,7 +1,7 @@
-"""shuffle -> repeat -> augment -> this process's part -> batch; and padded evaluation.
+"""Batches for training (shuffle, repeat, augment, take this process's part) and evaluation.
 
-The order of the training data, random draws included, is a function of (seed, position)
-alone: the same for any number of processes and threads, and for a run that was resumed.
+The order of the training data and all random draws depend only on (seed, position): they are
+the same for any number of processes and threads, and in a resumed run.
 """
 
 import collections
@@ -22,14 +22,14 @@ from s2mlp_jax.progress import say
 
 Batch = dict[str, np.ndarray]
 Record = dict[str, typing.Any]
-# Of one batch: its arrays, not filled yet, and what has to be done to fill them, in any order.
+# One batch: its arrays, not filled yet, and the jobs that fill them, in any order.
 _Work = tuple[Batch, list[Callable[[], None]]]
 _Made = typing.TypeVar("_Made")
 
-# Of Grain's shuffle. With its usual 4 a batch holds the parts of a data set more evenly than chance
-# would, and images that follow each other are correlated (docs/decisions.md).
+# Rounds of Grain's shuffle. With the default 4, a batch holds the parts of a data set more evenly
+# than chance would, and successive images are correlated (docs/decisions.md).
 _SHUFFLE_ROUNDS = 12
-_IMAGES_PER_JOB = 16  # at the most; to hand over single small images costs more than to make them
+_IMAGES_PER_JOB = 16  # at most; handing over single small images costs more than making them
 
 
 def train_batches(
@@ -47,28 +47,27 @@ def train_batches(
     """Yields this process's part of the global batches, without end.
 
     Args:
-      split: what to read.
+      split: split to read.
       crops: how to augment.
-      seed: of the order and of the random views.
-      batch_size: of the global batch.
+      seed: seed of the order and of the random views.
+      batch_size: size of the global batch.
       positions: the positions within the global batch that this process holds.
       repeats: views of each image in a batch (repeated augmentation, arXiv 1901.09335). A batch
-        then has so many times fewer images, and its views of one lie far apart in it, each beside
-        another image (`batch_places`). An image is decoded once for all of its views that this
-        process holds.
-      start_step: batches to pass over; they are skipped, not read.
-      num_threads: that read and augment, each a few images of a batch at a time; 0 does all in
-        the calling thread.
-      prefetch: batches that are being made, or wait in memory, while the caller has another.
-      on_corrupt: "stop" raises; "skip" takes the next readable record of the split instead of a
-        broken one.
+        then has `repeats` times fewer images. The views of an image lie far apart in the batch,
+        each next to a different image (`batch_places`). An image is decoded once for all of its
+        views that this process holds.
+      start_step: number of batches to skip, without reading them.
+      num_threads: threads that read and augment, each a few images of a batch at a time; 0 does
+        everything in the calling thread.
+      prefetch: batches in progress, or waiting in memory, while the caller uses another.
+      on_corrupt: "stop" raises; "skip" replaces a broken record by the next readable one.
 
     Yields:
       image (len(positions), image_size, image_size, c) uint8 and label (len(positions),) int32;
-      with "skip" also corrupt (len(positions),) bool, True where another record stands in.
+      with "skip" also corrupt (len(positions),) bool, True where a record was replaced.
 
     Raises:
-      BrokenImageError: it names the record; the batches before were yielded.
+      BrokenImageError: a broken image, with its record; all earlier batches were yielded.
     """
     order = _order(len(split), seed)
     distinct = -(-batch_size // repeats)
@@ -78,7 +77,7 @@ def train_batches(
     read = _Reader(split, on_corrupt)
 
     def fill(batch: Batch, step: int, places: tuple[int, ...]) -> None:
-        # All are read before the first is decoded, which would drive this code from the caches.
+        # Read all records first: decoding in between would evict this code from the CPU caches.
         records = [split.source[order(step * distinct + place)] for place in places]
         for place, asked in zip(places, records, strict=True):
             rows = views[place]
@@ -117,10 +116,10 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Yields this process's part of the global batches of one pass, every image once.
 
-    The last batch is filled up; `mask` is False for what fills it.
+    The last batch is padded; `mask` is False for the padding.
 
     Args:
-      on_corrupt: "stop" raises; "skip" masks a broken image out.
+      on_corrupt: "stop" raises; "skip" masks out a broken image.
       split: as in `train_batches`.
       crops: as in `train_batches`.
       batch_size: as in `train_batches`.
@@ -130,10 +129,10 @@ def eval_batches(
 
     Yields:
       image and label as in `train_batches`, and mask (len(positions),) bool; with "skip" also
-      corrupt, True for the broken images that the mask leaves out.
+      corrupt, True for the broken images that the mask excludes.
 
     Raises:
-      BrokenImageError: it names the record.
+      BrokenImageError: a broken image, with its record.
     """
     read = _Reader(split, on_corrupt)
 
@@ -162,14 +161,14 @@ def eval_batches(
 
 
 def batch_places(batch_size: int, repeats: int) -> np.ndarray:
-    """Returns which of a batch's images stands at each of its positions, (batch_size,).
+    """Returns the index of the image at each position of a batch, (batch_size,).
 
-    One copy of the images follows the other. Mixup and cutmix mix neighbours, so each copy takes
-    the images in another stride, coprime to their number: the views of an image then meet
-    different images, which in the same order would all meet the same one.
+    A batch is a sequence of copies of its images. Mixup and cutmix mix neighbours, so each copy
+    has the images in another stride, coprime to their number: the views of an image are then mixed
+    with different images. In the same order, all would be mixed with the same image.
     """
     distinct = -(-batch_size // repeats)
-    # A stride and its negative make the same neighbours, so that half of them are enough.
+    # A stride and its negative give the same neighbours, so half of the strides are enough.
     coprime = (n for n in range(1, distinct // 2 + 1) if math.gcd(n, distinct) == 1)
     strides = list(itertools.islice(coprime, repeats)) or [1]
     copy, place = np.divmod(np.arange(batch_size), distinct)
@@ -177,10 +176,10 @@ def batch_places(batch_size: int, repeats: int) -> np.ndarray:
 
 
 def _order(length: int, seed: int) -> Callable[[int], int]:
-    """Returns what says which record stands at a place of the endless stream.
+    """Returns a function from a position in the endless stream to a record index.
 
-    Every epoch has an order of its own. Grain's shuffle computes a place alone, so that nothing
-    is kept in memory or has to be computed first.
+    Every epoch has a different order. Grain's shuffle computes each position independently, so
+    nothing is stored in memory or computed in advance.
     """
 
     @functools.lru_cache(maxsize=4)
@@ -195,14 +194,14 @@ def _order(length: int, seed: int) -> Callable[[int], int]:
 
 
 class _Reader:
-    """Makes something of records; with "skip", of the next one in the place of a broken one."""
+    """Applies a function to a record; "skip" replaces a broken record by the next readable one."""
 
     def __init__(self, split: Split, on_corrupt: str) -> None:
         self._split, self._on_corrupt = split, on_corrupt
         self._told: set[int] = set()
 
     def __call__(self, asked: Record, make: Callable[[Record], _Made]) -> tuple[Record, _Made]:
-        """Returns what was made, and of which record."""
+        """Returns the record that was used and the result."""
         record = asked
         for ahead in range(1, len(self._split) + 1):
             try:
@@ -226,14 +225,14 @@ def _empty_batch(size: int, image_size: int, channels: int, flags: tuple[str, ..
 
 
 def _jobs(items: Iterable[int], num_threads: int) -> list[tuple[int, ...]]:
-    """Cuts a batch's items into parts for the threads."""
+    """Splits a batch's items into parts for the threads."""
     items = tuple(items)
     size = min(_IMAGES_PER_JOB, -(-len(items) // max(num_threads, 1)))
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 def _prefetched(works: Iterator[_Work], num_threads: int, prefetch: int) -> Iterator[Batch]:
-    """Yields the batches in order, filled by `num_threads` threads, `prefetch` ahead."""
+    """Yields the batches in order, filled by `num_threads` threads, `prefetch` batches ahead."""
     if num_threads == 0:
         for batch, jobs in works:
             for job in jobs:

@@ -1,10 +1,10 @@
-"""RandAugment on the device: uint8 images in, uint8 images out, a batch at a time.
+"""RandAugment on the device, from a batch of uint8 images to a batch of uint8 images.
 
 The fifteen operations are those of "rand-m9-mstd0.5-inc1" (timm's increasing set, with which
-DeiT trains), and each does what Pillow does, pixel by pixel. A batch holds images with
-different operations, and choosing among fifteen results would cost as much as all fifteen. So
-the operations are three stages, each of which does nothing to the images that it is not for:
-a table of 256 entries, a blend with a degenerate image, and an affine warp.
+DeiT trains), and each gives the same pixels as Pillow. The images of a batch have different
+operations, and choosing among fifteen results would cost as much as computing all fifteen. So
+the operations are done in three stages: a table of 256 entries, a blend with a degenerate image,
+and an affine warp. A stage leaves images with operations of other stages unchanged.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ OPERATIONS: tuple[str, ...] = (
 )
 MAX_LEVEL = 10.0
 
-# At the highest level: degrees, pixels a pixel, part of the side, distance of the factor from 1.
+# At the highest level: degrees, pixels per pixel, fraction of the side, |factor - 1|.
 _ROTATE, _SHEAR, _TRANSLATE, _ENHANCE = 30.0, 0.3, 0.45, 0.9
 _SOLARIZE_ADD, _SOLARIZE_ADD_BELOW = 110, 128
 
@@ -48,13 +48,14 @@ def rand_augment(
     """Applies operations drawn for each image (arXiv 1909.13719, in timm's form).
 
     Args:
-      key: of this step.
+      key: key of this step.
       images: (b, h, w, c) uint8, c 1 or 3.
-      num_ops: drawn for each image, with replacement, and applied in turn.
-      magnitude: mean level, of 10.
-      magnitude_std: the level is drawn anew for each operation, normal, then clipped to [0, 10].
-      prob: with which each operation drawn is really applied.
-      fill: (c,) grey levels for what a warp brings into view.
+      num_ops: number of operations drawn per image, with replacement, and applied in sequence.
+      magnitude: mean level, in [0, 10].
+      magnitude_std: standard deviation of the level, which is drawn for each operation from a
+        normal distribution and clipped to [0, 10].
+      prob: probability with which a drawn operation is applied.
+      fill: (c,) grey levels for pixels that a warp takes from outside the image.
 
     Returns:
       (b, h, w, c) uint8.
@@ -71,7 +72,7 @@ def rand_augment(
         level = jnp.clip(level, 0.0, MAX_LEVEL)
         return apply_operations(images, operation, level, negate, fill), None
 
-    # A loop and not a chain: XLA would fuse one layer into the next, and compute it many times.
+    # A loop, not unrolled layers: XLA would fuse a layer into the next and compute it many times.
     return jax.lax.scan(layer, images, jax.random.split(key, num_ops))[0]
 
 
@@ -86,15 +87,15 @@ def apply_operations(
 
     Args:
       images: (b, h, w, c) uint8.
-      operation: (b,) indices into `OPERATIONS`; -1 leaves the image as it is.
+      operation: (b,) indices into `OPERATIONS`; -1 leaves the image unchanged.
       level: (b,) strength, in [0, 10].
-      negate: (b,) turn, shear and shift to the other side, enhance less instead of more.
-      fill: (c,) grey levels for what a warp brings into view.
+      negate: (b,) rotate, shear and translate in the other direction, reduce instead of enhance.
+      fill: (c,) grey levels for pixels that a warp takes from outside the image.
 
     Returns:
       (b, h, w, c) uint8.
     """
-    # The barriers keep XLA from computing a stage again for every pixel that the next one reads.
+    # The barriers keep XLA from computing a stage again for every pixel that the next stage reads.
     tables = _tables(images, operation, level)
     images = jax.lax.optimization_barrier(_look_up(images, jax.lax.optimization_barrier(tables)))
     strength = jnp.where(negate, -level, level) / MAX_LEVEL
@@ -105,23 +106,23 @@ def apply_operations(
 
 
 def _is(operation: jax.Array, name: str) -> jax.Array:
-    """(b,) -> (b, 1, 1): which images take that operation."""
+    """(b,) -> (b, 1, 1): mask of the images that have this operation."""
     return (operation == OPERATIONS.index(name))[:, None, None]
 
 
 def _tables(images: jax.Array, operation: jax.Array, level: jax.Array) -> jax.Array:
-    """The new grey level of every old one, (b, c, 256) uint8."""
+    """Returns the new grey level for each old one, (b, c, 256) uint8."""
     old = jnp.arange(256, dtype=jnp.int32)[None, None, :]
     part = (level / MAX_LEVEL)[:, None, None]
     counts = jax.lax.optimization_barrier(_histograms(images))
     low = jnp.argmax(counts > 0, axis=-1, keepdims=True)
     high = 255 - jnp.argmax(counts[..., ::-1] > 0, axis=-1, keepdims=True)
 
-    # From the darkest and the brightest level of each channel to 0 and 255.
+    # Map the darkest and the brightest level of each channel to 0 and 255.
     span = high - low
     stretched = jnp.where(span > 0, (old - low) * 255 // jnp.maximum(span, 1), old)
 
-    # Equally many pixels a level, the brightest level that occurs left out of the count.
+    # Equal numbers of pixels per level, not counting the brightest level that occurs.
     brightest = jnp.take_along_axis(counts, high, axis=-1)
     step = (images.shape[1] * images.shape[2] - brightest) // 255
     before = jnp.cumsum(counts, axis=-1) - counts
@@ -145,7 +146,7 @@ def _tables(images: jax.Array, operation: jax.Array, level: jax.Array) -> jax.Ar
 
 
 def _entries(images: jax.Array) -> jax.Array:
-    """Each pixel's place in its image's table, (b, h, w, c): a channel has 256 entries."""
+    """Returns each pixel's index in its image's table, (b, h, w, c); 256 entries per channel."""
     channels = jnp.arange(images.shape[-1], dtype=jnp.int32)
     return images.astype(jnp.int32) + 256 * channels[None, None, None, :]
 
@@ -161,7 +162,7 @@ def _histograms(images: jax.Array) -> jax.Array:
 
 
 def _look_up(images: jax.Array, tables: jax.Array) -> jax.Array:
-    """Sends every grey level through its image's and channel's table."""
+    """Replaces every grey level using the table of its image and channel."""
 
     def look_up(table: jax.Array, entries: jax.Array) -> jax.Array:
         return table.at[entries].get(mode="promise_in_bounds")
@@ -170,7 +171,7 @@ def _look_up(images: jax.Array, tables: jax.Array) -> jax.Array:
 
 
 def _enhance(images: jax.Array, operation: jax.Array, strength: jax.Array) -> jax.Array:
-    """Blends with grey, with the mean, with black or with a smoothed image; or away from it."""
+    """Moves images towards, or away from, grey, the mean, black or a smoothed image."""
 
     def chosen(name: str) -> jax.Array:
         return _is(operation, name)[..., None]
@@ -193,14 +194,14 @@ def _enhance(images: jax.Array, operation: jax.Array, strength: jax.Array) -> ja
 
 
 def _smooth(x: jax.Array) -> jax.Array:
-    """The mean over 3x3 pixels, the middle one five times; the border stays as it is."""
+    """Averages 3x3 pixels, the middle one with weight five; the border stays unchanged."""
     rows = x[:, :-2] + x[:, 1:-1] + x[:, 2:]
     total = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] + 4 * x[:, 1:-1, 1:-1]
     return x.at[:, 1:-1, 1:-1].set((2 * total + 13) // 26)  # rounded
 
 
 def _matrices(shape: tuple[int, ...], operation: jax.Array, strength: jax.Array) -> jax.Array:
-    """From a pixel of the result to its place in the image, (b, 2, 3): of x and y, in pixels."""
+    """Returns (b, 2, 3) matrices from result to source coordinates (x, y), in pixels."""
     _, height, width, _ = shape
 
     def chosen(name: str, value: jax.Array) -> jax.Array:
@@ -211,7 +212,7 @@ def _matrices(shape: tuple[int, ...], operation: jax.Array, strength: jax.Array)
     shear_x, shear_y = (chosen(f"shear_{axis}", _SHEAR * strength) for axis in "xy")
     move_x = chosen("translate_x", _TRANSLATE * width * strength)
     move_y = chosen("translate_y", _TRANSLATE * height * strength)
-    # About the centre: what a rotation would move it by is taken back.
+    # Rotate about the centre: subtract the shift of the centre by the rotation.
     x, y = width / 2, height / 2
     center_x = x - cos * x + sin * y
     center_y = y - sin * x - cos * y
@@ -223,7 +224,7 @@ def _matrices(shape: tuple[int, ...], operation: jax.Array, strength: jax.Array)
 
 
 def _warp(images: jax.Array, matrices: jax.Array, fill: Sequence[int]) -> jax.Array:
-    """Samples each image at the places that its matrix gives, bicubic, `fill` outside."""
+    """Samples each image, bicubically, at the points its matrix gives; `fill` outside."""
     b, h, w, c = images.shape
     x, y = jnp.arange(w) + 0.5, jnp.arange(h) + 0.5
     columns, rows = x[None, None, :], y[None, :, None]
@@ -254,6 +255,6 @@ def _warp(images: jax.Array, matrices: jax.Array, fill: Sequence[int]) -> jax.Ar
 
 
 def _cubic(values: Sequence[jax.Array], at: jax.Array) -> jax.Array:
-    """The cubic between the second and the third of four values (Pillow's, with slope -1)."""
+    """Interpolates between the second and third of four values (Pillow's cubic, slope -1)."""
     v1, v2, v3, v4 = values
     return v2 + at * ((v3 - v1) + at * (2.0 * (v1 - v2) + v3 - v4 + at * (v2 - v1 - v3 + v4)))

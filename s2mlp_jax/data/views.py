@@ -1,4 +1,4 @@
-"""On the host: decode, crop, flip. Images are (h, w, c) uint8."""
+"""Views of images, made on the host: decode, crop, flip. Images are (h, w, c) uint8."""
 
 import dataclasses
 import io
@@ -23,7 +23,7 @@ INTERPOLATIONS: dict[str, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
 }
 
-# Of Pillow: more than 8 bits, grey. What it converts them to is cut at 255.
+# Pillow's grey modes of more than 8 bits. Pillow's conversion to 8 bits clips them at 255.
 CUT_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 # Width over height of a random resized crop, drawn log-uniformly (torchvision's and DeiT's).
@@ -35,22 +35,22 @@ class Crops:
     """How images become image_size x image_size pixels.
 
     Attributes:
-      image_size: pixels.
+      image_size: side of the square, in pixels.
       train_crop: "random_resized" (a random part, resized), "pad" (a random crop of the
         image with `crop_padding` black pixels around it) or "resize".
-      crop_area_min: smallest part of the area that "random_resized" takes.
-      crop_padding: pixels.
+      crop_area_min: smallest fraction of the area that "random_resized" takes.
+      crop_padding: width of the padding on each side, in pixels.
       flip: probability of a horizontal flip in training.
-      eval_crop_ratio: image_size over the short side that the image is resized to before
-        the central crop.
-      interpolation: of every resize, antialiased as Pillow does it.
-      decoder: what decodes and resizes for training: "pillow", or "turbo", which is twice as
-        fast (see `turbo.py`). Evaluation is Pillow's in any case.
-      rotate: degrees by which all images, for training and evaluation, are turned
-        counter-clockwise before anything else is done to them: one of `ROTATIONS`.
+      eval_crop_ratio: image_size / short side of the image after the evaluation's resize, which
+        comes before the central crop.
+      interpolation: method of every resize, antialiased as in Pillow.
+      decoder: library that decodes and resizes for training: "pillow", or "turbo", which is
+        twice as fast (see `turbo.py`). Evaluation always uses Pillow.
+      rotate: degrees of counter-clockwise rotation, applied to all images in training and
+        evaluation before anything else: one of `ROTATIONS`.
 
     Raises:
-      ValueError: at construction, if a field's value is not allowed or a library is not there.
+      ValueError: at construction, if a field's value is not allowed or a library is not installed.
     """
 
     image_size: int
@@ -84,27 +84,28 @@ class Crops:
             )
 
 
-# What to do about one in training and evaluation.
+# What to do about a broken image in training and evaluation.
 ON_CORRUPT: tuple[str, ...] = ("stop", "skip")
 
 
 class BrokenImageError(ValueError):
-    """The bytes of a record are no whole image; the message names the record."""
+    """The bytes of a record are not a complete image; the message names the record."""
 
 
 def decode(record: dict[str, typing.Any], channels: int, origin: str) -> np.ndarray:
-    """Decodes a record's image file to (h, w, channels) uint8; passes a decoded one through.
+    """Decodes a record's image file to (h, w, channels) uint8.
 
-    An EXIF orientation is ignored, as ImageNet's other readers do.
+    An image that is already decoded is returned unchanged. An EXIF orientation is ignored, as in
+    other readers of ImageNet.
 
     Args:
-      record: {"image": the bytes of a JPEG, PNG, ..., "index": its number}, and a "key" if it has
-        a name besides.
-      channels: 1 or 3; a grey image is repeated to three, a CMYK one converted.
-      origin: the data set and split, for the message.
+      record: {"image": the bytes of a JPEG, PNG, ..., "index": its number}, and a "key" if the
+        record has a name.
+      channels: 1 or 3; a grey image is repeated to three channels, a CMYK image is converted.
+      origin: name of the data set and split, for the message.
 
     Raises:
-      BrokenImageError: if the bytes are no whole image. A file cut at its end is none.
+      BrokenImageError: if the bytes are not a complete image, for example a truncated file.
     """
     image = record["image"]
     if isinstance(image, np.ndarray):
@@ -122,12 +123,12 @@ def decode(record: dict[str, typing.Any], channels: int, origin: str) -> np.ndar
 def read_pixels(
     image: str | pathlib.Path | typing.IO[bytes] | Image.Image, channels: int
 ) -> np.ndarray:
-    """Reads an image file, or one of Pillow's, to (h, w, channels) uint8, as `decode` says.
+    """Reads an image file or a Pillow image to (h, w, channels) uint8, as `decode` does.
 
     Raises:
-      OSError, SyntaxError, ValueError: if it is no whole image, or one of more than 8 bits a
+      OSError, SyntaxError, ValueError: if it is not a complete image, or has more than 8 bits per
         pixel; Pillow raises all three.
-      PIL.Image.DecompressionBombError: if it is too large.
+      PIL.Image.DecompressionBombError: if the image is too large.
     """
     if not isinstance(image, Image.Image):
         with Image.open(image) as opened:
@@ -158,7 +159,7 @@ def _resize(
 def _random_box(
     height: int, width: int, area_min: float, rng: random.Random
 ) -> tuple[int, int, int, int]:
-    """Draws the box of a random resized crop, as torchvision does: ten tries, then the centre."""
+    """Draws the box of a random resized crop, as in torchvision: ten tries, then the centre."""
     low, high = _ASPECT_RATIO
     for _ in range(10):
         area = height * width * rng.uniform(area_min, 1.0)
@@ -173,15 +174,15 @@ def _random_box(
 
 
 class View(typing.NamedTuple):
-    """What was drawn for one training view; all in pixels."""
+    """Random draws for one training view. Lengths are in pixels."""
 
-    box: tuple[int, int, int, int]  # left, top, right, bottom: the part of the image that is taken
-    shift: tuple[int, int]  # down and right, of the padded crop
+    box: tuple[int, int, int, int]  # left, top, right, bottom: the part of the image that is used
+    shift: tuple[int, int]  # offset of the crop in the padded image: down, right
     flip: bool
 
 
 def draw_view(height: int, width: int, crops: Crops, rng: random.Random) -> View:
-    """Draws a training view of an image of that size."""
+    """Draws a training view of an image of the given size."""
     box, shift = (0, 0, width, height), (0, 0)
     if crops.train_crop == "random_resized":
         box = _random_box(height, width, crops.crop_area_min, rng)
@@ -198,14 +199,14 @@ def make_view(
 
     Args:
       image: (h, w, c) uint8, the whole image or some of its rows.
-      view: what was drawn.
-      crops: how to make it.
-      out: (image_size, image_size, c) uint8, is filled.
-      first_row: of the image that is in `image`.
+      view: the random draws.
+      crops: how to make the view.
+      out: (image_size, image_size, c) uint8, filled with the view.
+      first_row: row of the whole image at which `image` begins.
     """
     size, pad = crops.image_size, crops.crop_padding
     left, top, right, bottom = view.box
-    # Cropped before the resize, which so sees nothing outside it.
+    # Crop before resizing, so that pixels outside the crop have no influence.
     image = image[top - first_row : bottom - first_row, left:right]
     image = _resize(image, size, size, crops.interpolation, crops.decoder)
     if crops.train_crop == "pad" and pad:
@@ -213,7 +214,7 @@ def make_view(
         down, right = view.shift
         image = padded[down : down + size, right : right + size]
     if view.flip:
-        for channel in range(image.shape[-1]):  # each alone is six times faster than all at once
+        for channel in range(image.shape[-1]):  # six times faster than all at once
             out[..., channel] = image[:, ::-1, channel]
     else:
         out[...] = image
@@ -227,23 +228,23 @@ def train_views(
     rngs: Sequence[random.Random],
     outs: Sequence[np.ndarray],
 ) -> None:
-    """Decodes a record, no more of it than needed, and makes training views.
+    """Decodes a record, only as far as needed, and makes training views.
 
     Args:
       record: as in `decode`.
       channels: as in `decode`.
       origin: as in `decode`.
       crops: how to make the views.
-      rngs: one for each view.
-      outs: (image_size, image_size, channels) uint8 each, are filled with the views.
+      rngs: one generator per view.
+      outs: one (image_size, image_size, channels) uint8 array per view, filled with the views.
 
     Raises:
-      BrokenImageError: as `decode` does; but by the "turbo" decoder damage in the middle of a
-        file is not always noticed outside the rows that the crops need.
+      BrokenImageError: as in `decode`; but the "turbo" decoder does not always notice damage in
+        the middle of a file, outside the rows that the crops need.
     """
     image = record["image"]
     turbo_reads = crops.decoder == "turbo" and channels == 3 and isinstance(image, bytes)
-    # Of a turned image the rows that a crop needs are columns of the file: all is decoded.
+    # In a rotated image, the rows of a crop may be columns of the file, so decode all of it.
     header = jpeg.read_header(image) if turbo_reads and not crops.rotate else None
     if header is None:
         pixels, first_row = rotated(decode(record, channels, origin), crops), 0
@@ -251,7 +252,7 @@ def train_views(
     else:
         views = [draw_view(header.height, header.width, crops, rng) for rng in rngs]
         top, bottom = min(view.box[1] for view in views), max(view.box[3] for view in views)
-        # Where libjpeg finds a fault Pillow says what it is, or puts up with it.
+        # If libjpeg finds an error, Pillow decodes the file: it reports the error or tolerates it.
         found = turbo.decode(image, header, top, bottom)
         pixels, first_row = found or (decode(record, channels, origin), 0)
     for view, out in zip(views, outs, strict=True):
@@ -259,12 +260,12 @@ def train_views(
 
 
 def rotated(image: np.ndarray, crops: Crops) -> np.ndarray:
-    """Turns an image (h, w, c) counter-clockwise by `crops.rotate` degrees."""
+    """Rotates an image (h, w, c) counter-clockwise by `crops.rotate` degrees."""
     return np.rot90(image, crops.rotate // 90)
 
 
 def eval_short_side(image_size: int, crop_ratio: float) -> int:
-    """Returns to how many pixels the evaluation resizes the short side: DeiT's and timm's."""
+    """Returns the short side after the evaluation's resize, in pixels, as in DeiT and timm."""
     return max(image_size, int(image_size / crop_ratio))
 
 
@@ -273,13 +274,13 @@ def eval_geometry(
 ) -> tuple[int, int, int, int]:
     """Returns how the evaluation resizes and crops an image; all in pixels.
 
-    The integer arithmetic is that of the reference, to the pixel: `eval_short_side`, torchvision's
-    `Resize`, which rounds the long side down, and its `CenterCrop`, which rounds an offset of half
-    a pixel to the even number.
+    The integer arithmetic equals the reference's: `eval_short_side`, torchvision's `Resize`, which
+    rounds the long side down, and its `CenterCrop`, which rounds an offset of half a pixel to the
+    even number.
 
     Returns:
-      height and width after the resize, and the top and left edge of the central square of
-      image_size in it.
+      Height and width after the resize, and the top and left edge of the central square of side
+      image_size.
     """
     short_side = eval_short_side(image_size, crop_ratio)
     height, width = (side * short_side // min(height, width) for side in (height, width))
@@ -294,7 +295,7 @@ def eval_view(image: np.ndarray, crops: Crops) -> np.ndarray:
       image: (h, w, c) uint8, any size.
 
     Returns:
-      (image_size, image_size, c) uint8; `eval_geometry` has the rounding.
+      (image_size, image_size, c) uint8; `eval_geometry` defines the rounding.
     """
     image, size = rotated(image, crops), crops.image_size
     height, width, _ = image.shape
