@@ -1,1 +1,1 @@
-"""What runs and models leave on disk, and how it is read again; nothing is trained here."""
+"""Writes and reads the files of runs and exported models; nothing is trained here."""

@@ -1,4 +1,4 @@
-"""A model's arrays by name, as in files, patterns and messages; checks of names and shapes."""
+"""Names of a model's arrays, for files, patterns and messages; checks of names and shapes."""
 
 import types
 import typing
@@ -10,7 +10,7 @@ from flax import traverse_util
 
 
 class Free(typing.NamedTuple):
-    """An array dimension that the variant leaves open: factor * (the value of name) + offset."""
+    """An array dimension that the variant leaves open: factor * (value of `name`) + offset."""
 
     name: str
     factor: int = 1
@@ -21,7 +21,7 @@ Shape = tuple[int | Free, ...]
 
 
 def leaf_name(path: tuple[typing.Any, ...]) -> str:
-    """Returns "block_00/mlp/fc_in/kernel" of a path of `jax.tree.leaves_with_path`."""
+    """Returns a name, "block_00/mlp/fc_in/kernel", for a path of `jax.tree.leaves_with_path`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -41,10 +41,13 @@ def check_arrays(
     arrays: Mapping[str, np.ndarray],
     given: Mapping[str, int] = types.MappingProxyType({}),
 ) -> None:
-    """Raises one ValueError that lists all wrong names and shapes.
+    """Checks the names and shapes of arrays.
 
     Args:
       given: values of open dimensions; the others are taken from the first array that has them.
+
+    Raises:
+      ValueError: lists all wrong names and shapes.
     """
     known = dict(given)
     for name, shape in expected.items():
@@ -72,7 +75,7 @@ def check_arrays(
 
 
 def _solve(shape: Sequence[int | Free], known: Mapping[str, int]) -> tuple[int | None, ...]:
-    """Returns a shape in numbers, None for an unknown dimension."""
+    """Returns a shape as numbers, with None for each unknown dimension."""
     return tuple(
         (side.factor * known[side.name] + side.offset if side.name in known else None)
         if isinstance(side, Free)

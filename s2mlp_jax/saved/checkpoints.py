@@ -1,4 +1,4 @@
-"""Checkpoints of a run: each holds what is needed to continue exactly where it was saved.
+"""Checkpoints of a run: each holds everything needed to continue exactly where it was saved.
 
 That is the state (parameters, optimizer, averaged weights, step) and a JSON record (data
 position, metrics not yet written, config, versions). Orbax writes a checkpoint under a
@@ -27,11 +27,11 @@ class Checkpoints:
     """The checkpoints of a workdir: the last `keep`, and the one with the best metric.
 
     Attributes:
-      directory: of the checkpoints, one folder per step.
+      directory: folder of the checkpoints, with one folder per step.
     """
 
     def __init__(self, workdir: str | pathlib.Path, keep: int = 1, read_only: bool = False) -> None:
-        """Opens the folder; reports incomplete checkpoints, and removes them."""
+        """Opens the folder; unless `read_only`, reports and removes incomplete checkpoints."""
         self._folder = Folder(pathlib.Path(workdir).absolute())
         self.directory = self._folder.checkpoints
         if not read_only:
@@ -65,10 +65,10 @@ class Checkpoints:
         record: dict[str, typing.Any],
         score: float | None = None,
     ) -> None:
-        """Starts saving; the arrays are copied before it returns, the files follow.
+        """Saves in the background; the arrays are copied before it returns.
 
         Args:
-          score: evaluation figure by which the best checkpoint is kept, larger is better.
+          score: evaluation metric that selects the best checkpoint; larger is better.
 
         Raises:
           Exception: if the previous save failed.
@@ -103,7 +103,7 @@ class Checkpoints:
           The state and the record.
 
         Raises:
-          ValueError: if the checkpoint is of another model; names what differs.
+          ValueError: if the checkpoint is from another model; lists the differences.
         """
         self._check_shapes(step, like)
         restored = self._manager.restore(
@@ -135,17 +135,16 @@ class Checkpoints:
         return found
 
     def read_variables(self, step: int, last: bool = False) -> tuple[dict[str, typing.Any], bool]:
-        """Reads the variables of the model from a checkpoint, and nothing else.
+        """Reads only the model's variables from a checkpoint.
 
-        Their shapes are taken from the checkpoint's own metadata, so this needs no model, no
-        optimizer and not the devices of the training.
+        Their shapes come from the checkpoint's metadata, so this needs no model, no optimizer and
+        no training devices.
 
         Args:
-          last: reads the weights of the last step, also if an average was kept.
+          last: read the weights of the last step even if averaged weights were kept.
 
         Returns:
-          The variables as `model.apply` takes them, whole, as numpy arrays; and whether they are
-          the average.
+          The variables for `model.apply`, as unsharded numpy arrays, and whether they are averaged.
 
         Raises:
           ValueError: if the checkpoint holds no weights.
@@ -168,14 +167,14 @@ class Checkpoints:
         return {"params": read[params], **read[model_state]}, averaged
 
     def restore_latest(self, like: typing.Any) -> tuple[typing.Any, dict[str, typing.Any]] | None:
-        """Restores the last readable checkpoint, as `restore` does; None if there is none.
+        """Restores the last readable checkpoint as `restore` does; None if none exists.
 
         Checkpoints that cannot be read are moved to `broken_checkpoints` with a message, if an
         older one can be read.
 
         Raises:
-          ValueError: if a checkpoint is of another model.
-          RuntimeError: if there are checkpoints, and none can be read; all stay as they are.
+          ValueError: if a checkpoint is from another model.
+          RuntimeError: if checkpoints exist but none can be read; all are left in place.
         """
         broken: dict[int, str] = {}
         for step in reversed(self.steps()):
@@ -183,7 +182,7 @@ class Checkpoints:
                 restored = self.restore(step, like)
             except _OtherModelError:
                 raise
-            except Exception as error:  # whatever a broken file makes Orbax raise
+            except Exception as error:  # a broken file can make Orbax raise anything
                 broken[step] = (str(error) or type(error).__name__).splitlines()[0][:200]
                 continue
             for bad, reason in broken.items():

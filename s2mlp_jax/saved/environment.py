@@ -50,7 +50,7 @@ def environment() -> dict[str, typing.Any]:
 
 
 def write_environment(folder: Folder, start_step: int) -> None:
-    """Writes the environment of a run's start, and of the starts before it.
+    """Writes the environment of this start of a run, and keeps those of earlier starts.
 
     Args:
       start_step: the step from which this start continues.
@@ -85,10 +85,10 @@ def versions() -> dict[str, str]:
 
 
 def changed_versions(then: Mapping[str, str]) -> str:
-    """Lists the packages whose version has changed since, "jax 0.10.2 -> 0.12.0, ..."."""
+    """Lists the packages whose version differs from `then`: "jax 0.10.2 -> 0.12.0, ..."."""
     if not then:
         return ""
-    now, then = versions(), {"s2mlp_jax": "0.1.0", **then}  # 0.1.0 did not record its own
+    now, then = versions(), {"s2mlp_jax": "0.1.0", **then}  # 0.1.0 did not record its version
     changed = [f"{name} {then[name]} -> {now[name]}" for name in then if then[name] != now[name]]
     return ", ".join(changed)
 

@@ -1,4 +1,4 @@
-"""Names of the files that runs, sweeps and exported models leave on disk; free of jax."""
+"""Names of the files that runs, sweeps and exported models write; does not import jax."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ class Folder:
 
     path: pathlib.Path
 
-    # Of a run; a config.json is in an exported model too.
+    # Files of a run; an exported model has a config.json too.
     config_file = _File("config.json")
     data_file = _File("data.json")
     environment_file = _File("environment.json")
@@ -49,30 +49,30 @@ class Folder:
     result_file = _File("result.json")
     checkpoints = _File("checkpoints")
     broken_checkpoints = _File("broken_checkpoints")
-    # Of a sweep, and of the runs in it.
+    # Files of a sweep and of its runs.
     sweep_file = _File("sweep.jsonl")
     speed_file = _File("speed.json")
     log_file = _File("log.txt")
     failure_file = _File("failure.json")
-    # Of an exported model.
+    # Files of an exported model.
     weights_file = _File("model.safetensors")
     preprocessing_file = _File("preprocessing.json")
     class_names_file = _File("class_names.json")
     card_file = _File("README.md")
 
     def starts_file(self, shard: str) -> pathlib.Path:
-        """Returns the file with one line per start of a sweep's shard, "0/1" for the whole."""
+        """Returns the file with one line per start of a sweep's shard; "0/1" is the whole sweep."""
         part = "" if shard == "0/1" else f"-{shard.replace('/', '-of-')}"
         return self.path / f"starts{part}.jsonl"
 
     def last_saved_step(self) -> int:
-        """Returns the step of a run's last checkpoint, 0 for none; opens no checkpoint."""
+        """Returns the step of a run's last checkpoint, or 0 if none; does not open it."""
         names = [path.name for path in self.checkpoints.glob("*")]
         return max((int(name) for name in names if name.isdigit()), default=0)
 
     @property
     def kind(self) -> Kind:
-        """What the folder is; "none" also if there is no such folder.
+        """Kind of the folder; "none" also if the folder does not exist.
 
         Raises:
           ValueError: if config.json cannot be read.
@@ -89,7 +89,7 @@ class Folder:
         """Returns the kind of the folder.
 
         Raises:
-          ValueError: if it is not one of those allowed; says what it is instead.
+          ValueError: if the kind is not allowed; the message names the actual kind.
         """
         kind = self.kind
         if kind in allowed:
@@ -109,7 +109,7 @@ def read_json(path: pathlib.Path) -> typing.Any:
     """Reads a JSON file.
 
     Raises:
-      ValueError: if it is not there or not JSON; names it.
+      ValueError: if the file is missing or not JSON; the message names the file.
     """
     try:
         return json.loads(path.read_text())
@@ -118,19 +118,19 @@ def read_json(path: pathlib.Path) -> typing.Any:
 
 
 def write_json(path: pathlib.Path, content: typing.Any) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Writes a JSON file atomically."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def append_json_line(path: pathlib.Path, content: typing.Any) -> None:
-    """Adds one line of JSON to a file."""
+    """Appends one line of JSON to a file."""
     with path.open("a") as file:
         file.write(json.dumps(content) + "\n")
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file, whole or not at all."""
-    # A name of its own: the shards of a sweep write the same file, and not always on one machine.
+    """Writes a text file atomically."""
+    # A unique name: the shards of a sweep write the same file, possibly from several machines.
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     with temporary.open("w") as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""Reads the model of a run, with its preprocessing and how it was trained."""
+"""Reads the model of a run, its preprocessing and a record of its training."""
 
 import pathlib
 import typing
@@ -42,14 +42,14 @@ _RECIPE = (
 
 
 def read_run(workdir: pathlib.Path, checkpoint: str, last: bool = False) -> ModelFolder:
-    """Reads a model from a run's folder: config, description of the data, and weights alone.
+    """Reads a model from a run's folder: config, description of the data, and weights.
 
     Args:
       checkpoint: "latest", "best", or a step.
-      last: reads the weights of the last step, also if an average was kept.
+      last: read the weights of the last step even if averaged weights were kept.
 
     Raises:
-      ValueError: no run there, no such checkpoint, or a file that cannot be read.
+      ValueError: the folder is not a run's, no such checkpoint, or a file cannot be read.
     """
     folder = RunFolder(workdir.absolute())
     config, data = config_lib.complete(folder.read_config()), folder.read_data()
@@ -70,13 +70,13 @@ def read_run(workdir: pathlib.Path, checkpoint: str, last: bool = False) -> Mode
 
 
 def describe_run(workdir: pathlib.Path) -> tuple[str, dict[str, typing.Any], Preprocessing]:
-    """Returns a run's model, its fields, and its preprocessing, from its config alone."""
+    """Returns a run's model name, model fields and preprocessing; reads only the config."""
     config = config_lib.complete(RunFolder(workdir).read_config())
     return config.model.name, _fields(config), _preprocessing(config.data)
 
 
 def _fields(config: ml_collections.ConfigDict) -> dict[str, typing.Any]:
-    """Returns all fields of a completed config's model."""
+    """Returns all model fields of a completed config."""
     return {field: value for field, value in config.model.to_dict().items() if field != "name"}
 
 
@@ -99,9 +99,9 @@ def _training(
     step: int,
     averaged: bool,
 ) -> dict[str, typing.Any]:
-    """Returns what the model card says about the run, as JSON."""
+    """Returns the training record for the model card, as JSON values."""
     recipe = config_lib.flatten(config.to_dict())
-    recipe["init_from"] = pathlib.PurePath(recipe["init_from"]).name  # not where it lies
+    recipe["init_from"] = pathlib.PurePath(recipe["init_from"]).name  # the name, not the local path
     options = config_lib.to_options(config)
     total_steps, steps_per_epoch = options.count_steps(data["train"]["images"])
     cost = variant_cost(weights.variant, weights.image_size, weights.num_classes, data["channels"])

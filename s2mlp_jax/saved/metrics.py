@@ -1,4 +1,4 @@
-"""Metrics: written as JSON lines and to TensorBoard."""
+"""Writes metrics as JSON lines and to TensorBoard; reads them."""
 
 import importlib.util
 import json
@@ -12,13 +12,12 @@ from s2mlp_jax.saved.files import Folder
 
 
 class MetricsWriter:
-    """Writes `metrics.jsonl`, one line per call, and TensorBoard events where that is possible."""
+    """Writes `metrics.jsonl`, one line per call, and TensorBoard events if available."""
 
     def __init__(self, workdir: pathlib.Path, resume_step: int, tensorboard: bool) -> None:
-        """Opens the files of a run that goes on after `resume_step`.
+        """Opens the files of a run that continues after `resume_step`.
 
-        Lines of later steps, written by a run that was then killed, are dropped: those steps
-        are done again.
+        Drops the lines of later steps, which an interrupted run wrote: those steps are repeated.
         """
         path = Folder(workdir).metrics_file
         kept = [line for line in read_metrics(path) if line["step"] <= resume_step]
@@ -36,7 +35,7 @@ class MetricsWriter:
             self._board.write_scalars(step, dict(metrics))
 
     def sync(self) -> None:
-        """Makes sure that all lines are on disk; to be called before a checkpoint."""
+        """Flushes all lines to disk; call it before saving a checkpoint."""
         os.fsync(self._file.fileno())
         if self._board:
             self._board.flush()
@@ -49,7 +48,7 @@ class MetricsWriter:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, typing.Any]]:
-    """Reads JSON lines; a last line that a kill cut short is left out."""
+    """Reads JSON lines; skips an incomplete last line, which a killed run can leave."""
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)
@@ -59,10 +58,10 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, typing.Any]]:
 
 
 def judged_by(evaluation: Mapping[str, typing.Any]) -> str:
-    """Returns the prefix of the figures that count: of the averaged parameters, if they are there.
+    """Returns the prefix of the metrics to report: those of the averaged parameters, if present.
 
     Args:
-      evaluation: as `evaluate` returns it, "eval/count": ...
+      evaluation: metrics that `evaluate` returned, such as "eval/count".
     """
     return "eval_ema" if "eval_ema/count" in evaluation else "eval"
 
@@ -70,7 +69,7 @@ def judged_by(evaluation: Mapping[str, typing.Any]) -> str:
 def training_seconds(
     lines: Sequence[Mapping[str, typing.Any]], batch_size: int, after_step: int = 0
 ) -> float:
-    """Returns the seconds of a run's training steps, without waiting for data, from its metrics."""
+    """Computes a run's training time in seconds, without data waits, from its metrics."""
     seconds, before = 0.0, after_step
     for line in lines:
         if "train/images_per_second" in line and line["step"] > after_step:

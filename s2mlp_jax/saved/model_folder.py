@@ -1,8 +1,8 @@
 """Writes and reads the folder of an exported model, in the layout that model hubs expect.
 
-model.safetensors    the weights, by path: "params/head/bias"
-config.json          which model it is, the dtype that it computes in, and how it was trained
-preprocessing.json   how an image becomes the model's input
+model.safetensors    the weights, named by path: "params/head/bias"
+config.json          the model, the dtype of its computation, and a record of its training
+preprocessing.json   how an image is converted to the model's input
 class_names.json     one name per output
 README.md            the model card
 """
@@ -23,9 +23,9 @@ class ModelFolder(typing.NamedTuple):
     """The content of the folder, except the model card.
 
     Attributes:
-      class_names: one per output of the head.
-      dtype: of the computation, a key of `config.DTYPES`.
-      training: how it was trained, for the card, from `from_run`; {} if not known.
+      class_names: one name per output of the head.
+      dtype: dtype of the computation, a key of `options.DTYPES`.
+      training: training record for the card, from `from_run`; {} if unknown.
     """
 
     weights: Weights
@@ -57,7 +57,7 @@ def write_model_folder(folder: pathlib.Path, content: ModelFolder, card: str) ->
     """Writes everything into an existing folder.
 
     Raises:
-      ValueError: safetensors is not installed, or what is read back is not what was written.
+      ValueError: safetensors is not installed, or the weights read back differ.
       OSError: if the folder cannot be written to.
     """
     write_description(folder, content, card)
@@ -70,7 +70,7 @@ def read_description(
     """Returns the model's name, its fields, and the preprocessing, without the weights.
 
     Raises:
-      ValueError: a file that is missing or no such file; the message names it.
+      ValueError: a file is missing or invalid; the message names the file or the folder.
     """
     files = Folder(pathlib.Path(folder))
     config, how = read_json(files.config_file), read_json(files.preprocessing_file)
@@ -81,10 +81,10 @@ def read_description(
 
 
 def read_model_folder(folder: str | pathlib.Path) -> ModelFolder:
-    """Reads what `write_model_folder` wrote; that the weights fit the model is not checked.
+    """Reads what `write_model_folder` wrote; does not check that the weights fit the model.
 
     Raises:
-      ValueError: a file that is missing or no such file; the message names it.
+      ValueError: a file is missing or invalid; the message names the file or the folder.
     """
     files = Folder(pathlib.Path(folder))
     variables = unflatten(read_state_dict(files.weights_file))
@@ -93,7 +93,7 @@ def read_model_folder(folder: str | pathlib.Path) -> ModelFolder:
         weights = Weights(variables, **config["model"])
         preprocessing = Preprocessing(**read_json(files.preprocessing_file))
         training = config["training"]
-        # Folders that were exported before there was this field have it in the recipe only.
+        # Older exports do not have this field; they have the dtype in the recipe only.
         dtype = config.get("dtype") or training.get("recipe", {}).get("train.dtype", "float32")
         content = ModelFolder(weights, preprocessing, tuple(class_names), dtype, training)
     except (KeyError, TypeError, ValueError) as error:

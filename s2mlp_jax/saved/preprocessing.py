@@ -1,4 +1,4 @@
-"""How an image becomes what a model takes, as in the evaluation: `preprocessing.json`."""
+"""Converts an image to a model's input, as in the evaluation: `preprocessing.json`."""
 
 import dataclasses
 import pathlib
@@ -9,7 +9,7 @@ from PIL import Image
 
 from s2mlp_jax.data.views import Crops, eval_view, read_pixels
 
-# A file, or an image of Pillow's, or pixels (h, w) or (h, w, c) uint8.
+# A file, a Pillow image, or pixels (h, w) or (h, w, c) uint8.
 ImageLike = str | pathlib.Path | typing.IO[bytes] | Image.Image | np.ndarray
 
 
@@ -18,13 +18,13 @@ class Preprocessing:
     """Resize the short side to image_size / crop_ratio, take the central square, normalise.
 
     Attributes:
-      image_size: pixels.
+      image_size: side of the model's square input, in pixels.
       crop_ratio: image_size over the short side after the resize.
-      interpolation: of the resize.
-      mean, std: of pixels in [0, 1], one a channel: as many as the images are made to have.
-      antialias: of the resize; Pillow's always is.
-      decoder: that the metrics were measured with; the evaluation's is Pillow.
-      rotate: degrees by which an image is turned counter-clockwise first.
+      interpolation: interpolation method of the resize.
+      mean, std: per channel, of pixels in [0, 1]; their length is the number of channels.
+      antialias: whether the resize is antialiased; it always is in Pillow.
+      decoder: image decoder used for the metrics; the evaluation uses Pillow.
+      rotate: counter-clockwise rotation before the resize, in degrees.
 
     Raises:
       ValueError: at construction, if a value is not allowed.
@@ -51,16 +51,16 @@ class Preprocessing:
                 "There is no preprocessing here but with antialias true and decoder pillow, "
                 f"got {self.antialias} and {self.decoder!r}."
             )
-        self._make_crops()  # which checks the other values
+        self._make_crops()  # checks the other values
 
     @property
     def channels(self) -> int:
-        """Of the images: 1 or 3."""
+        """Number of image channels, 1 or 3."""
         return len(self.mean)
 
     @property
     def crops(self) -> Crops:
-        """The same, as the evaluation's pipeline takes it."""
+        """The same preprocessing, in the form of the evaluation's pipeline."""
         return self._make_crops()
 
     def _make_crops(self) -> Crops:
@@ -69,15 +69,15 @@ class Preprocessing:
         return Crops(size, "resize", 1.0, 0, 0.0, ratio, *how)
 
     def at(self, image_size: int) -> "Preprocessing":
-        """Returns the same for another image size, in pixels."""
+        """Returns the same preprocessing for another image size in pixels."""
         return dataclasses.replace(self, image_size=image_size)
 
     def pixels(self, image: ImageLike) -> np.ndarray:
-        """Returns the view that is classified, (image_size, image_size, channels) uint8.
+        """Returns the view to classify, (image_size, image_size, channels) uint8.
 
         Raises:
-          OSError, SyntaxError: a file that is no whole image; Pillow raises both.
-          ValueError: an array that is no image.
+          OSError, SyntaxError: a file that is not a complete image; Pillow raises both.
+          ValueError: an array that is not an image.
         """
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or not (
@@ -91,10 +91,10 @@ class Preprocessing:
         return eval_view(read_pixels(image, self.channels), self.crops)
 
     def __call__(self, image: ImageLike) -> np.ndarray:
-        """Returns a model's input, (image_size, image_size, channels) float32, as `pixels` does.
+        """Returns a model's input, (image_size, image_size, channels) float32; raises as `pixels`.
 
-        Several are stacked: `np.stack([preprocess(x) for x in images])`.
+        A batch of inputs: `np.stack([preprocess(x) for x in images])`.
         """
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        # In the order of data.mix.normalize, so that the numbers are those of the evaluation.
+        # In the order of data.on_device.normalize, so that values equal those of the evaluation.
         return self.pixels(image).astype(np.float32) * (1 / (255 * std)) - mean / std

@@ -22,12 +22,12 @@ WHICH: tuple[str, ...] = ("average", "last")
 
 
 class Pretrained(typing.NamedTuple):
-    """A model, ready to be used.
+    """A model that is ready to use.
 
     Attributes:
       variables: for `model.apply(variables, images, train=False)`.
       preprocess: turns an image, or the file of one, into the model's input.
-      class_names: one per output.
+      class_names: one name per output.
     """
 
     model: Model
@@ -46,16 +46,16 @@ def load(
     """Loads a model.
 
     Args:
-      path: a folder that `python -m s2mlp_jax.export` wrote, or that of a run of main.py.
-      image_size: pixels to preprocess to, for models that fit any; as trained by default.
-      checkpoint: of a run: "latest", which "" is too, "best", or a step.
-      weights: of a run: "average", where one was kept, or "last".
-      dtype: of the computation, such as `jnp.float32`; as it was evaluated in by default, which
-        is that of its training. The weights are float32.
+      path: folder that `python -m s2mlp_jax.export` wrote, or folder of a run of main.py.
+      image_size: image size in pixels, for models that accept any; default: the training size.
+      checkpoint: checkpoint of a run: "latest" (also ""), "best", or a step.
+      weights: weights of a run: "average" (the last weights if no average was kept) or "last".
+      dtype: dtype of the computation, such as `jnp.float32`; default: the dtype of its training
+        and evaluation. The weights are float32.
 
     Raises:
-      ValueError: no model there, no such checkpoint, files that do not fit each other, with all
-        arrays that are wrong, or an image size that the weights do not fit.
+      ValueError: the folder has no model, the checkpoint does not exist, the files do not fit each
+        other (lists all wrong arrays), or the weights do not fit the image size.
     """
     content = read(path, checkpoint, weights, image_size)
     stored, preprocessing = content.weights, content.preprocessing
@@ -71,7 +71,7 @@ def compiled(
     """Returns the jitted function from pixels, (b, h, w, c) uint8, to the output, (b, ...).
 
     Args:
-      output: as `model.apply` takes it.
+      output: argument of `model.apply`.
     """
     model, variables, preprocess, _ = pretrained
     variables = jax.device_put(variables)
@@ -109,15 +109,15 @@ def _read(path: str | pathlib.Path, checkpoint: str, weights: str) -> ModelFolde
 
 
 def _is_model_folder(path: str | pathlib.Path) -> bool:
-    """Says whether a folder is an exported model or a run; a ValueError if it is neither."""
+    """Returns True for an exported model, False for a run; else raises a ValueError."""
     return Folder(pathlib.Path(path)).check_kind("run", "exported model") == "exported model"
 
 
 def describe(path: str | pathlib.Path) -> tuple[str, dict[str, typing.Any], Preprocessing]:
-    """Returns the name of a model, its fields, and its preprocessing; its weights are not read.
+    """Returns a model's name, fields and preprocessing, without reading its weights.
 
     Raises:
-      ValueError: no model there.
+      ValueError: the folder has no model.
     """
     if _is_model_folder(path):
         return read_description(path)
@@ -125,10 +125,10 @@ def describe(path: str | pathlib.Path) -> tuple[str, dict[str, typing.Any], Prep
 
 
 def read_any(path: str | pathlib.Path, checkpoint: str = "", weights: str = "average") -> Weights:
-    """Reads weights for any use: of a model, as `read` does, or of a file NAME.safetensors.
+    """Reads weights from a folder, as `read` does, or from a file NAME.safetensors.
 
     Raises:
-      ValueError: as `load` does, but for weights that do not fit their model.
+      ValueError: as in `load`, but it is not checked that the weights fit their model.
     """
     if pathlib.Path(path).is_dir():
         return read(path, checkpoint, weights).weights
@@ -138,10 +138,10 @@ def read_any(path: str | pathlib.Path, checkpoint: str = "", weights: str = "ave
 
 
 def check_fit(stored: Weights, channels: int) -> None:
-    """Checks that weights are those of their model.
+    """Checks that weights fit their model.
 
     Raises:
-      ValueError: with all names that are missing or not expected, and shapes that do not fit.
+      ValueError: lists all missing names, unexpected names and wrong shapes.
     """
     model = build(stored.variant, stored.num_classes)
     shapes = jax.eval_shape(

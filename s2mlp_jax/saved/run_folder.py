@@ -1,4 +1,4 @@
-"""The folder of a run: its config and its data, written, read and checked."""
+"""Writes, reads and checks the config and the data description in a run's folder."""
 
 import typing
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from s2mlp_jax.saved.files import Folder, read_json, write_json, write_text
 
 
 class RunFolder(Folder):
-    """The folder of a run, which may not be there yet."""
+    """The folder of a run, which may not exist yet."""
 
     def check_config(self, config: ml_collections.ConfigDict) -> None:
         """Checks that the folder is new or belongs to a run of this config.
 
         Raises:
-          ValueError: if it belongs to another run, with the fields that differ, or is not a run's.
+          ValueError: if it belongs to another run (lists the fields that differ) or is not a run's.
         """
         if self.kind == "none":
             return
@@ -29,7 +29,7 @@ class RunFolder(Folder):
             )
 
     def write_config(self, config: ml_collections.ConfigDict) -> None:
-        """Makes the folder and writes the completed config into it."""
+        """Creates the folder and writes the completed config into it."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.config_file, to_json(config))
 
@@ -56,13 +56,13 @@ class RunFolder(Folder):
         return read_json(self.config_file)
 
     def check_data(self, data: Mapping[str, typing.Any]) -> None:
-        """Checks that the data are those that the run began with.
+        """Checks that the data are the same as when the run began.
 
         Args:
-          data: as `Experiment.describe_data` returns them.
+          data: description that `Experiment.describe_data` returned.
 
         Raises:
-          ValueError: if they are others, with what differs.
+          ValueError: if the data differ; lists the differences.
         """
         if not self.data_file.exists():
             return
@@ -76,7 +76,7 @@ class RunFolder(Folder):
             )
 
     def write_data(self, data: Mapping[str, typing.Any]) -> None:
-        """Writes the description of the data, of `Experiment.describe_data`."""
+        """Writes the description of the data that `Experiment.describe_data` returned."""
         write_json(self.data_file, data)
 
     def read_data(self) -> dict[str, typing.Any]:

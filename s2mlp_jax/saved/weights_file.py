@@ -1,6 +1,6 @@
-"""Files of weights: ours in safetensors, with what the model is; PyTorch's state dicts.
+"""Weights files: our own, in safetensors with a model description; PyTorch's state dicts.
 
-safetensors and torch are imported when a file of theirs is read or written.
+safetensors and torch are imported only when their files are read or written.
 """
 
 import importlib
@@ -20,9 +20,9 @@ from s2mlp_jax.saved.arrays import flatten, unflatten
 Path = str | pathlib.Path
 Arrays = Mapping[str, np.ndarray]
 
-PYTORCH_ENDINGS = (".pt", ".pth", ".bin")  # pickles of PyTorch's own
+PYTORCH_ENDINGS = (".pt", ".pth", ".bin")  # PyTorch's pickles
 ENDINGS = (".safetensors", *PYTORCH_ENDINGS)
-_NESTED = ("state_dict", "model")  # what a checkpoint may call the weights in it
+_NESTED = ("state_dict", "model")  # keys that may hold the weights of a checkpoint
 _INSTALL = {
     "safetensors": "pip install safetensors",
     "torch": "pip install torch",
@@ -30,14 +30,14 @@ _INSTALL = {
 
 
 class Weights(typing.NamedTuple):
-    """A model's variables, and what it takes to make the model.
+    """A model's variables, and the values needed to build the model.
 
     Attributes:
-      variables: nested, float32: what `model.apply` takes, `{"params": ...}` at least.
-      name: of the variant.
-      num_classes: outputs of the head.
-      image_size: pixels that the weights were made for, of square images.
-      fields: all of the variant's.
+      variables: nested float32 arrays for `model.apply`, at least `{"params": ...}`.
+      name: name of the variant.
+      num_classes: number of outputs of the head.
+      image_size: side in pixels of the square images that the weights were made for.
+      fields: all fields of the variant.
     """
 
     variables: dict[str, typing.Any]
@@ -52,39 +52,39 @@ class Weights(typing.NamedTuple):
         return get_variant(self.name, **self.fields)
 
     def describe(self) -> dict[str, typing.Any]:
-        """Returns all but the variables, as it is written down."""
+        """Returns everything except the variables, as stored in files."""
         return {name: value for name, value in self._asdict().items() if name != "variables"}
 
 
 def load_variables(path: Path) -> dict[str, typing.Any]:
-    """Returns the variables of a file that `write_weights` made, for `model.apply`.
+    """Reads the variables for `model.apply` from a file that `write_weights` wrote.
 
     Raises:
-      ValueError: there is no such file, or it is another one.
+      ValueError: the file does not exist, or is not from `write_weights`.
     """
     return read_weights(path).variables
 
 
 def write_weights(path: Path, weights: Weights) -> None:
-    """Writes NAME.safetensors: arrays as "params/head/bias", the model as JSON in the metadata.
+    """Writes NAME.safetensors: arrays as "params/head/bias", the model as JSON metadata.
 
     Raises:
-      ValueError: safetensors is not installed, or what is read back is not what was written.
+      ValueError: safetensors is not installed, or the weights read back differ.
     """
     told = {"model": json.dumps(weights.describe())}
     _write(pathlib.Path(path), flatten(weights.variables), told)
 
 
 def read_weights(path: Path) -> Weights:
-    """Reads what `write_weights` wrote.
+    """Reads a file that `write_weights` wrote.
 
     Raises:
-      ValueError: there is no such file, or it is another one.
+      ValueError: the file does not exist, or is not from `write_weights`.
     """
     arrays, metadata = _read_safetensors(_existing(path))
     try:
         return Weights(unflatten(arrays), **json.loads(metadata["model"]))
-    except (KeyError, TypeError, ValueError) as error:  # no such entry, or of another's
+    except (KeyError, TypeError, ValueError) as error:  # missing entry, or another program's
         raise ValueError(
             f"{path} does not say which model it is of, so it was not written by "
             "`python -m s2mlp_jax.export --from-torch`."
@@ -92,13 +92,15 @@ def read_weights(path: Path) -> Weights:
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
-    """Reads the weights of a PyTorch model by their names there.
+    """Reads the weights of a PyTorch model, by their PyTorch names.
 
     Args:
-      path: ends in one of `ENDINGS`. A checkpoint may hold them as "state_dict" or "model".
+      path: file that ends in one of `ENDINGS`; a checkpoint may hold the weights under
+        "state_dict" or "model".
 
     Raises:
-      ValueError: no such file, another ending, no arrays in it, or a package that is missing.
+      ValueError: the file does not exist, has another ending or has no arrays, or a package is
+        missing.
     """
     path = _existing(path)
     if check_ending(path) == ".safetensors":
@@ -106,7 +108,7 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     torch = _import("torch", path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zipfile and torch have their own
+    except Exception as error:  # pickle, zipfile and torch have their own types
         raise _unreadable(path, error) from error
     for name in _NESTED:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
@@ -123,18 +125,17 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_state_dict(path: Path, state_dict: Arrays) -> None:
-    """Writes a state dict in the format that the ending, one of `ENDINGS`, says.
+    """Writes a state dict in the format of the path's ending, one of `ENDINGS`.
 
     Raises:
-      ValueError: another ending, a package that is missing, or what is read back is not what was
-        written.
+      ValueError: the ending is another, a package is missing, or the arrays read back differ.
     """
     check_ending(path)
     _write(pathlib.Path(path), state_dict, {"format": "pt"})
 
 
 def check_ending(path: Path, allowed: tuple[str, ...] = ENDINGS) -> str:
-    """Returns the ending of a file's name. Raises a ValueError if it is not an allowed one."""
+    """Returns the ending of a file's name; raises a ValueError if it is not allowed."""
     ending = pathlib.Path(path).suffix
     if ending not in allowed:
         raise ValueError(f"{path} must end in {', '.join(allowed)}.")
@@ -142,14 +143,14 @@ def check_ending(path: Path, allowed: tuple[str, ...] = ENDINGS) -> str:
 
 
 def _write(path: pathlib.Path, arrays: Arrays, metadata: dict[str, str]) -> None:
-    """Writes a file beside its place, and moves it there if it reads as what was to be written."""
+    """Writes a temporary file, checks that it reads back the same, and moves it to `path`."""
     if not path.absolute().parent.is_dir():
         raise ValueError(f"There is no folder {path.absolute().parent} to write {path.name} into.")
     incomplete = path.with_name(f"incomplete.{path.name}")
     try:
         if path.suffix == ".safetensors":
             _import("safetensors.numpy", path).save_file(dict(arrays), incomplete, metadata)
-            incomplete.chmod(0o644)  # it lets the owner alone read it
+            incomplete.chmod(0o644)  # safetensors lets only the owner read it
         else:
             torch = _import("torch", path)
             torch.save({name: torch.from_numpy(x) for name, x in arrays.items()}, incomplete)
@@ -195,7 +196,7 @@ def _unreadable(path: pathlib.Path, error: Exception) -> ValueError:
 
 
 def _import(module: str, path: pathlib.Path) -> types.ModuleType:
-    """Imports what reads and writes a file; a ValueError says how to install it."""
+    """Imports the package for a file; if missing, a ValueError tells how to install it."""
     package = module.partition(".")[0]
     try:
         return importlib.import_module(module)
