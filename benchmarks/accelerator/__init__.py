@@ -1,1 +1,1 @@
-"""`python -m benchmarks.accelerator`: one command that measures whatever device is there."""
+"""`python -m benchmarks.accelerator`: one command that measures the device of this machine."""

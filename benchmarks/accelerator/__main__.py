@@ -1,14 +1,14 @@
-"""Measures the device that is here, the most important figures first.
+"""Measures the device of this machine, the most important figures first.
 
     python -m benchmarks.accelerator
     python -m benchmarks.accelerator --parts=products,steps --models=s2mlp_wide --batch_size=256
     python -m benchmarks.accelerator --parts=against --against=../another_copy
 
-With or without PyTorch, with or without data sets: a part whose packages are missing is skipped,
-and the report says so. Each job runs in a process of its own with a limit of its own. Every figure
-is printed and written at once, to accelerator_<device>.md and .jsonl. Ten minutes in all on one
-GPU, in bfloat16 at 512 images per step. On a CPU small sizes stand in: their figures say that all
-parts work, and little else.
+PyTorch and data sets are optional: a part whose packages are missing is skipped, and the report
+names the packages. Each job runs in its own process with its own time limit. Every figure is
+printed and written at once, to accelerator_<device>.md and .jsonl. Takes ten minutes on one GPU,
+in bfloat16 at 512 images per step. On a CPU the sizes are small: the figures show that all parts
+work, and little else.
 """
 
 import argparse
@@ -30,14 +30,14 @@ from benchmarks.accelerator.report import Report, line_of
 from benchmarks.accelerator.schedule import PARTS, Record
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-_LEAST = 5.0  # seconds without which no job is started
+_LEAST = 5.0  # minimum seconds left to start a job
 
 
 class JobError(Exception):
     """A job failed or took too long.
 
     Attributes:
-      log: the end of what it printed.
+      log: the last lines of its stderr.
     """
 
     def __init__(self, message: str, log: str) -> None:
@@ -46,10 +46,10 @@ class JobError(Exception):
 
 
 def run_job(part: str, name: str, options: str, limit: float) -> Iterator[Record]:
-    """Yields the records of a job as it prints them; this process never has the device.
+    """Yields the records of a job as it prints them; this process does not use the device.
 
     Raises:
-      JobError: if it fails, or runs longer than `limit` seconds.
+      JobError: if the job fails or takes longer than `limit` seconds.
     """
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
@@ -58,8 +58,8 @@ def run_job(part: str, name: str, options: str, limit: float) -> Iterator[Record
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            start_new_session=True,  # so that what it has started ends with it
-            # Of a GPU's memory a program takes what it needs, and may take nearly all.
+            start_new_session=True,  # to kill its child processes with it
+            # Allocate GPU memory on demand, up to 95 % of it.
             env={
                 "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95",
                 **os.environ,
@@ -97,7 +97,7 @@ def _kill(process: subprocess.Popen[str]) -> None:
 
 
 def header(device: Record, options: schedule.Options) -> list[str]:
-    """Returns what was measured with what, and when."""
+    """Returns the lines with command, commit, time, device and settings."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     versions = {k: v for k, v in device.items() if k not in ("name", "platform")}
@@ -116,7 +116,7 @@ def header(device: Record, options: schedule.Options) -> list[str]:
 
 
 def main() -> None:
-    """Runs the jobs, one after the other, as long as there is time."""
+    """Runs the jobs one after the other until the time is up."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -141,7 +141,7 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
 
-    # So that a job that runs ends as well when this process is asked to.
+    # SIGTERM raises SystemExit, so that the running job is killed too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))
     try:
         (device,) = run_job("device", "", "", args.seconds)

@@ -1,4 +1,4 @@
-"""A training step of this copy of the repository against that of another copy, by turns."""
+"""A training step of this copy of the repository against another copy, measured alternately."""
 
 import pathlib
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from benchmarks.accelerator.schedule import Options, Record
 
 
 def measure(options: Options, name: str) -> Iterator[Record]:
-    """Yields the ratio of the times and of the memory.
+    """Yields the ratios of time and memory.
 
     Args:
-      name: "model,folder" with the folder of the other copy.
+      name: "model,folder", where folder contains the other copy.
     """
     model, _, folder = name.partition(",")
     other = pathlib.Path(folder)
-    # Both processes hold their temporaries at the same time.
+    # Both processes hold temporaries on the device at the same time.
     batch_size = max(1, options.batch_size // 2)
     how = (model, options.dtype, str(batch_size), str(options.depth))
     with (
@@ -43,5 +43,5 @@ def measure(options: Options, name: str) -> Iterator[Record]:
 
 
 def mean(step: commits.Step, count: int) -> float:
-    """Returns the mean seconds of some steps."""
+    """Returns the mean seconds per step over `count` steps."""
     return sum(step() for _ in range(count)) / count

@@ -1,4 +1,4 @@
-"""Small data sets in memory, with nothing on disk: the digits, and noise."""
+"""Small data sets in memory, without files: the digits, and noise."""
 
 import importlib.util
 
@@ -28,7 +28,7 @@ def _split(name: str, images: np.ndarray, labels: np.ndarray) -> Split:
 
 
 def noise(train: int, test: int, size: int, channels: int) -> tuple[Split, Split]:
-    """Returns two splits of random images of ten classes."""
+    """Returns a training and a test split of random images (size, size, channels), ten classes."""
     rng = np.random.default_rng(0)
 
     def draw(name: str, count: int) -> Split:
@@ -39,7 +39,7 @@ def noise(train: int, test: int, size: int, channels: int) -> tuple[Split, Split
 
 
 def digits() -> tuple[Split, Split]:
-    """Returns the digits that come with scikit-learn; noise of their size where it is missing."""
+    """Returns scikit-learn's digits, or noise of the same size if scikit-learn is missing."""
     if importlib.util.find_spec("sklearn") is None:
         return noise(1437, 360, 8, 1)
     from s2mlp_jax.data.digits import load_digits, split_indices

@@ -1,8 +1,9 @@
-"""One job, in a process of its own: prints its records as JSON lines, and nothing else.
+"""Runs one job in its own process and prints its records as JSON lines.
 
     python -m benchmarks.accelerator.job PART NAME OPTIONS
 
-A crash, or too little memory, then costs this job alone, and a device's memory is free after it.
+A crash or an out-of-memory error then affects only this job, and the device's memory is free
+afterwards.
 """
 
 import importlib
@@ -15,7 +16,7 @@ from benchmarks.accelerator.schedule import MODULES, Options, Record
 
 
 def device() -> Iterator[Record]:
-    """Yields what is here, and with which versions."""
+    """Yields the device, its platform, and the versions of the packages."""
     import importlib.metadata
     import platform
 
@@ -46,7 +47,7 @@ def device() -> Iterator[Record]:
 def main() -> None:
     """Runs the job that the command line names."""
     part, name, options = sys.argv[1:]
-    # What training prints, here or in a process started here, is no record.
+    # Output of training, from this process or its children, must not mix with the records.
     records = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     if part == "device":

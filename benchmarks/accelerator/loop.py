@@ -1,4 +1,4 @@
-"""The training loop, fed by its input pipeline, against its compiled step, on small images."""
+"""The training loop with its input pipeline against its compiled step, on small images."""
 
 import pathlib
 import tempfile
@@ -22,11 +22,11 @@ from s2mlp_jax.train.step import make_train_step
 
 
 class Case(NamedTuple):
-    """A config, its images, and how long it is trained.
+    """A config, its images, and the length of its training.
 
     Attributes:
       every: steps per line of the log.
-      lines: that are measured; the first one is not.
+      lines: number of measured log lines, after a first line that is not measured.
     """
 
     config: str
@@ -38,11 +38,11 @@ class Case(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """Steps that are measured."""
+        """Number of measured steps."""
         return self.every * self.lines
 
     def experiment(self) -> Experiment:
-        """Returns the run, which evaluates and saves only at the end."""
+        """Returns a run that evaluates and saves only at the end."""
         overrides: dict[str, Any] = {
             "train.batch_size": self.batch_size,
             "train.steps": self.every + self.steps,
@@ -60,7 +60,7 @@ class Case(NamedTuple):
 
 
 def make_case(name: str, on_cpu: bool) -> Case:
-    """Returns a case: "digits", or "cifar", noise of CIFAR-10's size with its whole recipe."""
+    """Returns a case: "digits", or "cifar" (noise of CIFAR-10's size with its whole recipe)."""
     if name == "digits":
         length = {"every": 10, "lines": 4, "depth": 2} if on_cpu else {"every": 100, "lines": 8}
         return Case("s2mlp_digits", images.digits(), 64, **length)
@@ -70,12 +70,12 @@ def make_case(name: str, on_cpu: bool) -> Case:
 
 
 def measure(options: Options, name: str) -> Iterator[Record]:
-    """Yields the rates of the loop and of its step, and the plan's forecast of a step."""
+    """Yields the rates of the loop and of its step, and the predicted time per step."""
     case = make_case(name, options.on_cpu)
     run = case.experiment()
     rounds = 1 if options.on_cpu else 3
     with tempfile.TemporaryDirectory() as cache:
-        # So that every run of the loop finds the bare step's executable, and need not compile.
+        # The runs of the loop read the executable of the bare step instead of compiling.
         jax.config.update("jax_compilation_cache_dir", cache)
         bare = bare_step(run, case)
         waits: list[float] = []
@@ -102,7 +102,7 @@ def measure(options: Options, name: str) -> Iterator[Record]:
 
 
 def loop_rate(run: Experiment) -> tuple[float, float]:
-    """Trains once in a new folder; returns images per second, and the part waited for data."""
+    """Trains once in a new folder; returns images per second and the fraction of data wait."""
     with tempfile.TemporaryDirectory() as folder:
         train(run, folder)
         lines = read_metrics(pathlib.Path(folder) / "metrics.jsonl")

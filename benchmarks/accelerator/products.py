@@ -1,4 +1,4 @@
-"""Matrix products alone: what no model can exceed."""
+"""Matrix products alone: an upper bound on the speed of every model."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -10,9 +10,9 @@ import numpy as np
 from benchmarks.accelerator.schedule import Options, Record
 from benchmarks.accelerator.timing import by_turns
 
-# Inputs and outputs of the linear layers of s2mlp_wide and s2mlp_deep.
+# (inputs, outputs) of the linear layers of s2mlp_wide and s2mlp_deep.
 LAYERS = ((768, 768), (768, 3072), (3072, 768), (384, 384), (384, 1536), (1536, 384))
-# Of y = x w with the gradient g of y: two operands and their product.
+# For y = x w and the gradient g of y: two operands and their product.
 DIRECTIONS = {
     "forward": ("x", "w", "nc,cm->nm"),
     "input": ("g", "w", "nm,cm->nc"),
@@ -21,7 +21,7 @@ DIRECTIONS = {
 
 
 def measure(options: Options, name: str) -> Iterator[Record]:
-    """Yields the TFLOP/s of every layer on the tokens of a batch, and of a square product."""
+    """Yields the TFLOP/s of every layer for the tokens of a batch, and of a square product."""
     tokens = options.batch_size * 196
     square = 1024 if options.on_cpu else 8192
     for rows, inputs, outputs in [(tokens, *layer) for layer in LAYERS] + [(square,) * 3]:
@@ -32,7 +32,7 @@ def measure(options: Options, name: str) -> Iterator[Record]:
         }
         calls: dict[str, Callable[[], jax.Array]] = {}
         for direction, (left, right, equation) in DIRECTIONS.items():
-            # The gradient of the weights comes out of the accumulator unrounded, as in a model.
+            # As in a model, the gradient of the weights is not rounded to bfloat16.
             wide = jnp.float32 if direction == "weights" and not options.on_cpu else None
             product = jax.jit(functools.partial(jnp.einsum, equation, preferred_element_type=wide))
             calls[direction] = functools.partial(product, arrays[left], arrays[right])

@@ -1,4 +1,4 @@
-"""The training step of the whole recipe, and the augmentation's share of it."""
+"""The training step of the whole recipe, and the share of the augmentation."""
 
 import types
 import typing
@@ -22,7 +22,7 @@ OFF = {"augment.randaugment_ops": 0, "augment.erasing_prob": 0.0, "augment.mix_p
 
 
 def measure(options: Options, name: str) -> Iterator[Record]:
-    """Yields the step with and without augmentation, and the augmentation alone."""
+    """Yields the times of the step with and without augmentation, and of augmentation alone."""
     file = common.config_file("s2mlp_cifar10" if options.on_cpu else "s2mlp_wide")
     overrides: dict[str, typing.Any] = {"train.dtype": options.dtype}
     if options.depth:
@@ -67,9 +67,9 @@ def _batch(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
 
 
 def _training(config: ml_collections.ConfigDict) -> Callable[[], typing.Any]:
-    """Returns a call of the recipe's step on one device.
+    """Returns a function that takes a training step of the recipe on one device.
 
-    An `Experiment` would do the same, but opens data sets, whose packages are not needed here.
+    An `Experiment` would do the same, but needs the packages of the data sets.
     """
     options = config_lib.to_options(config)
     total_steps, steps_per_epoch = options.count_steps(1_281_167)

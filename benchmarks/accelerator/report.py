@@ -1,4 +1,4 @@
-"""From records to tables, and the two files that hold them."""
+"""Formats records as tables and writes the two report files."""
 
 import json
 import math
@@ -8,17 +8,17 @@ from collections.abc import Iterable, Mapping
 
 from benchmarks.accelerator.schedule import PARTS, Record
 
-# A row per name and batch size; a record adds columns to it.
+# One row per name and batch size; a record adds columns to it.
 Rows = dict[tuple[object, object], Record]
 
 
 def slug(kind: str) -> str:
-    """Returns "nvidia_h100_80gb_hbm3" of "NVIDIA H100 80GB HBM3"."""
+    """Converts "NVIDIA H100 80GB HBM3" to "nvidia_h100_80gb_hbm3"."""
     return re.sub(r"\W+", "_", kind).strip("_").lower() or "unknown"
 
 
 def text_of(value: object) -> str:
-    """Formats a figure with four significant digits; what is not known as "-"."""
+    """Formats a figure with four significant digits; None as "-"."""
     if value is None:
         return "-"
     if isinstance(value, bool) or not isinstance(value, float):
@@ -39,9 +39,10 @@ class Report:
     """Writes `accelerator_<kind>.jsonl` and `.md`, both complete after every record."""
 
     def __init__(self, folder: pathlib.Path, device: Record, header: Iterable[str]) -> None:
-        """Starts the files of a device anew.
+        """Overwrites the files of a device.
 
         Args:
+          folder: folder of the files.
           device: the record of the job "device".
           header: lines above the tables.
         """
@@ -54,14 +55,14 @@ class Report:
         self._append({"part": "device", **device})
 
     def add(self, part: str, record: Record) -> None:
-        """Adds figures to a row, or begins it."""
+        """Adds figures to a row, which is created if needed."""
         self._append({"part": part, **record})
         rows = self._parts.setdefault(part, {})
         rows.setdefault((record["name"], record.get("batch")), {}).update(record)
         self._write()
 
     def remark(self, part: str, name: str, text: str, log: str = "") -> None:
-        """Notes why a job has no figures, or not all; `log` is for the JSON lines alone."""
+        """Records why figures of a job are missing; `log` is written to the JSON lines only."""
         self._append({"part": part, "name": name, "remark": text, "log": log})
         self._remarks.append(f"{part}{f', {name}' if name else ''}: {text}")
         self._write()

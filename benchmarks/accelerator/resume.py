@@ -1,4 +1,4 @@
-"""Whether a run that was killed and started again ends as one that was not, bit for bit."""
+"""Whether a killed and resumed run ends bit for bit like an undisturbed run."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from benchmarks import common
 from benchmarks.accelerator.schedule import Options, Record
 
-# GPUs add in any order unless they are told not to.
+# By default, GPUs may add in any order.
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 _RUN = """
@@ -31,7 +31,7 @@ train(create_experiment(config, splits=images.digits()), folder)
 
 
 def measure(options: Options, name: str) -> Iterator[Record]:
-    """Yields the last evaluations of the two runs."""
+    """Yields the last evaluations of the undisturbed and the resumed run."""
     epochs = 3 if options.on_cpu else 15
     overrides = {
         "model.depth": 1 if options.on_cpu else 8,
@@ -60,10 +60,10 @@ def measure(options: Options, name: str) -> Iterator[Record]:
 
 
 def run(folder: pathlib.Path, overrides: Mapping[str, object], kill_after: int = 0) -> None:
-    """Trains in a process of its own, which is killed once it has saved step `kill_after`.
+    """Trains in a new process, which is killed once it has saved step `kill_after` (0: never).
 
     Raises:
-      RuntimeError: if it fails, or ends before it could be killed.
+      RuntimeError: if the process fails or ends before it is killed.
     """
     flags = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
     process = subprocess.Popen(
@@ -82,7 +82,7 @@ def run(folder: pathlib.Path, overrides: Mapping[str, object], kill_after: int =
 
 
 def last_saved(folder: pathlib.Path) -> int:
-    """Returns the last step of which a checkpoint is complete, 0 if there is none."""
+    """Returns the step of the last complete checkpoint; 0 if there is none."""
     checkpoints = folder / "checkpoints"
     names = os.listdir(checkpoints) if checkpoints.exists() else []
     return max((int(name) for name in names if name.isdigit()), default=0)

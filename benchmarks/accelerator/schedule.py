@@ -1,4 +1,4 @@
-"""What is measured, in which order, and for how long at most."""
+"""The parts of the benchmark, their order and their time limits."""
 
 import dataclasses
 import importlib.util
@@ -13,20 +13,20 @@ MODELS = (
     *("s2mlp_wide", "s2mlp_deep", "mlp_mixer_b16", "resmlp_24", "deit_s", "resnet_50"),
     *("s2mlp_v2_small_7", "vip_small_7", "as_mlp_t"),
 )
-FIRST = MODELS[:2]  # the paper's models: measured before the others, and against PyTorch
+FIRST = MODELS[:2]  # the paper's models: measured first, and compared with PyTorch
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Sizes of what is measured.
+    """Sizes of the measurements.
 
     Attributes:
-      on_cpu: True where small sizes stand in for those of an accelerator.
+      on_cpu: True for the small sizes of a CPU.
       batch_size: images per step of the large models.
-      depth: blocks per stage at most; 0 for all.
+      depth: maximum number of blocks per stage; 0 for all.
       dtype: compute dtype.
-      seconds: that one figure is measured for, in each of the rounds.
-      rounds: of which the median is reported.
+      seconds: duration of each measurement of a figure, one per round.
+      rounds: number of rounds; the median is reported.
       models: names of the models of the parts "steps", "torch" and "against"; () for the
         defaults of each part.
       against: folders with other copies of this repository.
@@ -47,7 +47,7 @@ class Options:
 
     @staticmethod
     def from_json(text: str) -> "Options":
-        """Reads what `to_json` wrote."""
+        """Returns the options from the output of `to_json`."""
         fields: dict[str, Any] = json.loads(text)
         fields |= {name: tuple(fields[name]) for name in ("models", "against")}
         return Options(**fields)
@@ -59,8 +59,10 @@ def options_for(
     """Returns the sizes for a device.
 
     Args:
-      platform: jax's, such as "cpu" or "gpu".
-      batch_size: 0 for the default.
+      platform: jax's name of the platform, such as "cpu" or "gpu".
+      batch_size: images per step; 0 for the default.
+      models: as in `Options`.
+      against: as in `Options`.
     """
     chosen = {"models": tuple(models), "against": tuple(against)}
     if platform == "cpu":
@@ -73,11 +75,11 @@ class Part:
     """One table of the report.
 
     Attributes:
-      title: of the table.
-      note: how the figures were taken.
-      limit: seconds that one job of the part may take on an accelerator.
-      needs: packages without which the part is skipped, besides jax and flax.
-      names: one job each.
+      title: title of the table.
+      note: how the figures were measured.
+      limit: time limit of one job on an accelerator, in seconds.
+      needs: required packages besides jax and flax; the part is skipped if one is missing.
+      names: names of the jobs.
     """
 
     title: str
@@ -153,22 +155,22 @@ PARTS: dict[str, Part] = {
     ),
     "others": Part("Training and inference of the relatives", _STEP, 90, ("optax",), MODELS[2:]),
 }
-# Which module of this package has the function `measure` of a part.
+# Part -> module with its function `measure`, where the names differ.
 MODULES = {"torch": "torch_steps", "others": "steps"}
 
 
 def limit(part: str, options: Options) -> float:
-    """Returns the seconds that one job of a part may take; a CPU is often shared."""
+    """Returns the time limit of a job in seconds; longer on a CPU, which is often shared."""
     return PARTS[part].limit * (3 if options.on_cpu else 1)
 
 
 def missing(part: str) -> list[str]:
-    """Returns the packages that a part needs and that are not installed."""
+    """Returns the required packages of a part that are not installed."""
 
     def there(package: str) -> bool:
         try:
             return importlib.util.find_spec(package) is not None
-        except ModuleNotFoundError:  # the parent of orbax.checkpoint
+        except ModuleNotFoundError:  # orbax, the parent of orbax.checkpoint, is missing
             return False
 
     return [package for package in PARTS[part].needs if not there(package)]
@@ -178,7 +180,8 @@ def jobs(parts: Sequence[str], options: Options) -> Iterator[tuple[str, str]]:
     """Yields (part, name) of every job, the most important first.
 
     Args:
-      parts: in the order to run them; () for all, "against" only where there is a folder.
+      parts: parts in the order to run them; () for all, with "against" only if a folder is given.
+      options: sizes, models and folders.
 
     Raises:
       ValueError: for an unknown part, or "against" without a folder.

@@ -17,7 +17,7 @@ IMAGE_SIZE, CLASSES = 224, 1000
 
 
 def fields(name: str, depth: int) -> dict[str, Any]:
-    """Returns the fields that make a variant without drop path, of `depth` blocks per stage."""
+    """Returns the fields of a variant without drop path and with `depth` blocks per stage."""
     changed: dict[str, Any] = {"drop_path": 0.0}
     if depth:
         variant = s2mlp_jax.create_model(name).variant
@@ -27,10 +27,10 @@ def fields(name: str, depth: int) -> dict[str, Any]:
 
 
 def utilisation(images_per_second: float, name: str, depth: int, passes: int) -> float | None:
-    """Returns the model FLOPs utilisation in percent, where the device's peak is known.
+    """Returns the model FLOPs utilisation in percent; None if the device's peak is unknown.
 
     Args:
-      passes: 1 in inference, 3 in training.
+      passes: cost in forward passes: 1 for inference, 3 for training.
     """
     peak = peak_flops(jax.devices()[0])
     if peak is None:
@@ -50,7 +50,7 @@ def data(batch_size: int) -> tuple[np.ndarray, np.ndarray]:
 def measure(options: Options, name: str) -> Iterator[Record]:
     """Yields the figures of training a model, then those of its inference.
 
-    Where the memory is too small, half the batch is tried, and so on.
+    Halves the batch size as long as the memory is too small.
     """
     for batch_size in timing.batches(options.batch_size):
         try:

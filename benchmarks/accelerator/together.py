@@ -1,4 +1,4 @@
-"""Runs trained as one program against the same runs trained one after the other."""
+"""Several runs trained as one program against the same runs trained one after the other."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,7 +17,7 @@ GROUPS = ((("a",), 3), (("a",), 8), (("a", "e", "none"), 3), (tuple(PATTERNS), 3
 
 
 def measure(options: Options, name: str) -> Iterator[Record]:
-    """Yields the step of all runs of a group in turns and together, the small groups first."""
+    """Yields the time of one step of all runs of a group, in turns and together; small first."""
     for patterns, seeds in GROUPS[:1] if options.on_cpu else GROUPS:
         runs = experiments(patterns, seeds, depth=2 if options.on_cpu else 0)
         rounds = 1 if options.on_cpu else options.rounds
@@ -33,7 +33,7 @@ def measure(options: Options, name: str) -> Iterator[Record]:
 
 
 def experiments(patterns: Sequence[str], seeds: int, depth: int) -> list[Experiment]:
-    """Returns a run on the digits for every pattern and seed, on one device."""
+    """Returns one run on the digits per pattern and seed, on one device."""
     splits = images.digits()
     config = config_lib.load_config(
         common.config_file("s2mlp_digits"), {"model.depth": depth} if depth else {}

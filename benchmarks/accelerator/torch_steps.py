@@ -20,11 +20,11 @@ def make_model(name: str, depth: int) -> torch.nn.Module:
     """Returns a model with random weights.
 
     Raises:
-      ValueError: if it has not as many parameters as the one in JAX.
+      ValueError: if its number of parameters differs from the JAX model's.
     """
     changed = fields(name, depth)
     if name in torch_models.TIMM:
-        import timm  # which the other models do not need
+        import timm  # only these models need it
 
         model = timm.create_model(torch_models.TIMM[name], num_classes=CLASSES)
     else:
@@ -51,8 +51,8 @@ def measure(options: Options, name: str) -> Iterator[Record]:
 def _measure(options: Options, name: str, batch_size: int) -> Iterator[Record]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     low = options.dtype == "bfloat16"
-    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, which is jax's default there
-    # The layout in which convolutions are fastest.
+    torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as jax does by default
+    # channels_last is the fastest layout for convolutions.
     layout = torch.channels_last if name.startswith("resnet") else torch.contiguous_format
     model = make_model(name, options.depth).to(device, memory_format=layout)
     arrays = data(batch_size)
