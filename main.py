@@ -1,4 +1,4 @@
-"""Trains or evaluates an image classifier, or plans a training.
+"""Trains or evaluates an image classifier, or plans a training run.
 
   python main.py --config=configs/s2mlp_digits.py --workdir=/tmp/digits
   python main.py --config=configs/s2mlp_digits.py --workdir=/tmp/e --config.model.shift=e
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the flags; a mistake in them is one line, not a traceback."""
+    """Parses the flags; reports a mistake in them as one line, not a traceback."""
     try:
         argv = _with_config_of_run(argv)
         rest = flags.FLAGS(argv)
@@ -78,7 +78,7 @@ def parse_flags(argv: list[str]) -> list[str]:
             if not os.path.isfile(path.split(":")[0]):
                 raise flags.Error(f"There is no config file {path}.")
     except (flags.Error, AttributeError, KeyError) as error:
-        from s2mlp_jax.config import explain_flags  # imports much, so only now
+        from s2mlp_jax.config import explain_flags  # a slow import, needed only here
 
         print(f"Error: {explain_flags(argv, error)}", file=sys.stderr)
         sys.exit(ExitCode.BAD_INPUT)
@@ -86,7 +86,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def _with_config_of_run(argv: list[str]) -> list[str]:
-    """For eval, lets fields be changed without a --config: of the run's own."""
+    """Adds the run's own config to an eval command that changes fields without a --config."""
     words = [word for argument in argv[1:] for word in argument.split("=", 1)]
     values = dict(itertools.pairwise(words))  # "--workdir=X" or "--workdir X"
     changes = any(word.startswith("--config.") for word in words)

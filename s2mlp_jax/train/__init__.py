@@ -9,7 +9,7 @@ if typing.TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> typing.Any:
-    """Imports the loop when it is asked for: the step alone needs no data sets."""
+    """Imports the loop only when it is used: the step alone needs no data set packages."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from s2mlp_jax.train import loop

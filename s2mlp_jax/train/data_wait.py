@@ -1,4 +1,4 @@
-"""For how long the devices had nothing to do because the next batch was not there."""
+"""Measures how long the devices are idle because the next batch is not ready."""
 
 import queue
 import threading
@@ -12,39 +12,39 @@ _Batch = typing.TypeVar("_Batch")
 
 
 class DataWait:
-    """Measures what the devices wait for batches; to be used in a `with` statement.
+    """Measures how long the devices wait for batches; use it in a `with` statement.
 
-    The host runs ahead of the devices: that it waits for a batch does not mean that they do.
-    They wait from the end of the last step that they were given, if the host is waiting by
-    then, until the batch is there. A thread notes when that step ends, as nothing else can
-    without holding up the loop. It needs Python's lock for that, and may get it some milliseconds
-    late: what is measured is rather too little than too much.
+    The host runs ahead of the devices: when it waits for a batch, the devices may still be busy.
+    They wait from the end of the last dispatched step, or from when the host asks for the batch
+    if that is later, until the batch is ready. A thread records when that step ends, because
+    nothing else can without blocking the loop. The thread needs Python's lock and may get it some
+    milliseconds late, so the result is too small rather than too large.
 
     Attributes:
-      seconds: waited in all; never put back.
+      seconds: total waiting time; never reset.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._given = 0  # steps
-        self._ended = (0, 0.0)  # how many steps have ended, and when the last of them did
+        self._given = 0  # number of dispatched steps
+        self._ended = (0, 0.0)  # number of steps that ended, and time of the last end
         self._running: queue.SimpleQueue[jax.Array | None] = queue.SimpleQueue()
 
     def __enter__(self) -> "DataWait":
-        # A daemon: it must not keep a process alive whose devices hang.
+        # A daemon, so that it does not keep a process alive whose devices hang.
         threading.Thread(target=self._note_ends, name="datawait", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._running.put(None)  # the thread ends once the steps given have ended
+        self._running.put(None)  # the thread ends after the last dispatched step
 
     def step_given(self, output: jax.Array) -> None:
-        """Is told of a step that the devices were given, by any output of it."""
+        """Registers a dispatched step; `output` is any of its outputs."""
         self._given += 1
         self._running.put(output)
 
     def take(self, fetch: Callable[[], _Batch]) -> _Batch:
-        """Returns the next batch that `fetch` gives, and adds what the devices waited for it."""
+        """Returns the next batch from `fetch`, and adds the time that the devices waited for it."""
         asked = time.perf_counter()
         batch = fetch()
         there = time.perf_counter()
@@ -57,6 +57,6 @@ class DataWait:
         while (output := self._running.get()) is not None:
             try:
                 output.block_until_ready()
-            except Exception:  # the loop gets it too, where it can be reported
+            except Exception:  # the loop gets the same error and can report it
                 return
             self._ended = (self._ended[0] + 1, time.perf_counter())

@@ -1,4 +1,4 @@
-"""What a run tells a person: at the start, on the way, and at the end."""
+"""Messages that a run prints: at the start, during training, and at the end."""
 
 import pathlib
 import sys
@@ -11,12 +11,12 @@ from s2mlp_jax.train import optim
 from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.step_metrics import StepMetrics
 
-# Part of the time that the devices may wait for data before a person is told.
+# Fraction of the time that the devices may wait for data before a message reports it.
 _WORTH_TELLING = 0.01
 
 
 def start(run: Experiment, step: int) -> Iterator[str]:
-    """Yields the lines that say what will be done."""
+    """Yields the lines that describe a run before it starts."""
     options, devices = run.options, run.layout.mesh.devices
     data, train = options.data, options.train
     yield (
@@ -54,14 +54,14 @@ def start(run: Experiment, step: int) -> Iterator[str]:
 
 
 def weights(run: Experiment, step: int) -> Iterator[str]:
-    """Yields the lines that say which weights a run starts from, where they are not drawn."""
+    """Yields the lines about the initial weights, if a new run reads them from another model."""
     if not step and (initial := run.initial_weights()) is not None:
         for i, line in enumerate(initial.notes):
             yield f"{'' if i else 'weights':<10}{line}"
 
 
 def train_figures(averages: Mapping[str, float]) -> str:
-    """Returns the figures of a training line."""
+    """Formats the averages of a training line."""
     mfu = f"  MFU {averages['mfu']:.1%}" if "mfu" in averages else ""
     rate, waited = averages["images_per_second"], ""
     if averages["data_wait"] >= _WORTH_TELLING:
@@ -74,7 +74,7 @@ def train_figures(averages: Mapping[str, float]) -> str:
 
 
 def data_report(metrics: StepMetrics) -> Iterator[str]:
-    """Yields what was wrong with the data in a training: too slow, or broken."""
+    """Yields warnings about the training data: too slow, or broken images."""
     if metrics.waited > _WORTH_TELLING * metrics.seconds:
         yield (
             f"data      the devices waited {metrics.waited:.1f} s for batches, "
@@ -90,7 +90,7 @@ def data_report(metrics: StepMetrics) -> Iterator[str]:
 
 
 def eval_figures(evaluation: Mapping[str, float]) -> str:
-    """Returns the figures of an evaluation, of the averaged parameters too where there are any."""
+    """Formats the metrics of an evaluation, also of the averaged parameters if there are any."""
     broken = evaluation.get("eval/corrupt_images", 0)
     return "  ".join(
         f"{prefix} top-1 {evaluation[f'{prefix}/accuracy_top1']:.2%}  "
@@ -102,7 +102,7 @@ def eval_figures(evaluation: Mapping[str, float]) -> str:
 
 
 def summary(run: Experiment, evaluation: Mapping[str, float], workdir: pathlib.Path) -> list[str]:
-    """Returns the closing lines: what was reached, where it is, what to do next."""
+    """Returns the closing lines: the result, where the files are, and what to do next."""
     python = pathlib.Path(sys.executable)
     here = pathlib.Path.cwd()
     command = python.relative_to(here) if python.is_relative_to(here) else "python"

@@ -1,7 +1,7 @@
-"""Devices: what they are, how arrays are laid out over them, and which ones a plan is for.
+"""Devices: their data sheets, the layout of arrays over them, and the devices of a plan.
 
-One mesh axis covers all devices; the batch is cut along it, and the state is whole or cut too. The
-same code serves one device, eight, and many hosts.
+One mesh axis covers all devices. The batch is sharded along it; the state is replicated or sharded.
+The same code serves one device, eight, and many hosts.
 """
 
 import math
@@ -16,19 +16,19 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 class DataSheet(typing.NamedTuple):
-    """What the maker's data sheet says of one device.
+    """Figures of one device from the maker's data sheet.
 
     Attributes:
       peak_flops: dense peak in bfloat16, floating-point operations per second; not the figure with
         sparsity.
-      memory_gib: GiB of memory; None where it is never needed, since jax asks the device itself.
+      memory_gib: memory in GiB; None where it is not needed, since jax asks the device itself.
     """
 
     peak_flops: float
     memory_gib: int | None = None
 
 
-# Matched against jax's `device_kind`. Of TPU v2 and v3 a device is one of a chip's two cores.
+# Matched against jax's `device_kind`. On TPU v2 and v3 a device is one of a chip's two cores.
 _DATA_SHEETS = {
     "TPU v2": DataSheet(22.5e12, 8),
     "TPU v3": DataSheet(61.5e12, 16),
@@ -62,18 +62,18 @@ def peak_flops(device: jax.Device) -> float | None:
     return sheet.peak_flops if sheet else None
 
 
-# An array of fewer elements stays whole on every device: gathering it would cost more in
-# latency than it saves in memory.
+# Arrays with fewer elements are replicated: gathering them would cost more in latency than it
+# saves in memory.
 _WHOLE_BELOW = 4096
 
 
 class Layout(typing.NamedTuple):
-    """Where arrays live.
+    """How arrays are placed on the devices.
 
     Attributes:
-      batch: cut along its first axis.
-      replicated: whole on every device.
-      shard_state: whether `state_sharding` cuts the large arrays of the state.
+      batch: sharding of a batch, along its first axis.
+      replicated: sharding with a full copy on every device.
+      shard_state: whether `state_sharding` shards the large arrays of the state.
     """
 
     mesh: Mesh
@@ -82,9 +82,10 @@ class Layout(typing.NamedTuple):
     shard_state: bool = False
 
     def state_sharding(self, shape: tuple[int, ...]) -> NamedSharding:
-        """Returns where a parameter, or a figure kept for each of its numbers, lives.
+        """Returns the sharding of a parameter, or of an optimizer statistic of the same shape.
 
-        Cut along its longest axis that the devices divide, if it is cut; the last one of several.
+        An array is sharded along its longest axis that the number of devices divides; among
+        equally long axes, along the last one.
         """
         axes = [i for i, size in enumerate(shape) if size % self.mesh.size == 0]
         if not self.shard_state or math.prod(shape) < _WHOLE_BELOW or not axes:
@@ -93,15 +94,15 @@ class Layout(typing.NamedTuple):
         return NamedSharding(self.mesh, PartitionSpec(*[None] * longest, "data"))
 
     def gather(self, params: typing.Any) -> typing.Any:
-        """Within jit, returns the parameters whole, to compute with; their gradients come cut.
+        """Within jit, returns the full parameters to compute with; their gradients are sharded.
 
-        Left to itself XLA would rather send activations around, where they are smaller.
+        Without this, XLA would send activations between devices where they are smaller.
         """
 
         def gather_one(x: jax.Array) -> jax.Array:
             place, cut = jax.lax.with_sharding_constraint, self.state_sharding(x.shape)
             whole = jax.custom_vjp(lambda x: place(x, self.replicated))
-            # The plain constraint's gradient would be summed whole on every device, then cut.
+            # A plain constraint's full gradient would be summed on every device, then sharded.
             whole.defvjp(
                 lambda x: (place(x, self.replicated), None), lambda _, grad: (place(grad, cut),)
             )
@@ -110,17 +111,17 @@ class Layout(typing.NamedTuple):
         return jax.tree.map(gather_one, params) if self.shard_state else params
 
     def remat_options(self) -> dict[str, str]:
-        """Returns XLA's options without which a CPU would not compute anything again.
+        """Returns the XLA options without which a CPU would not recompute anything.
 
-        There XLA removes the barriers around what is to be computed again before it looks for
-        equal computations, and then makes one of the two. With the barriers kept they stay two.
+        On a CPU, XLA removes the barriers around a recomputation before it merges equal
+        computations, so it merges the two. With the barriers kept, they stay separate.
         """
         if self.mesh.devices.flat[0].platform != "cpu":
             return {}
         return {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
     def constrain_state(self, tree: typing.Any) -> typing.Any:
-        """Within jit, says that these arrays live as the state does."""
+        """Within jit, gives these arrays the sharding of the state."""
         return jax.tree.map(
             lambda x: jax.lax.with_sharding_constraint(x, self.state_sharding(x.shape)), tree
         )
@@ -129,17 +130,17 @@ class Layout(typing.NamedTuple):
 def start_processes(
     coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
-    """Joins the processes of one run; to be called once, before jax does anything.
+    """Joins the processes of one run; call it once, before any other use of jax.
 
     Args:
       coordinator: None for a run of one process; "host:port" of process 0; or "auto" where the
-        cluster (TPU pod, SLURM, Open MPI) tells jax everything.
-      num_processes: how many there are, with "host:port" alone.
-      process_id: which of them this is, from 0, with "host:port" alone.
+        cluster (TPU pod, SLURM, Open MPI) provides all settings.
+      num_processes: number of processes; only with "host:port".
+      process_id: index of this process, from 0; only with "host:port".
 
     Raises:
-      ValueError: if the three do not go together.
-      RuntimeError: if the processes do not find each other. A run never goes on as several.
+      ValueError: if the three arguments do not fit together.
+      RuntimeError: if the processes do not find each other; they never train as separate runs.
     """
     by_hand = coordinator not in (None, "auto")
     if any((value is not None) != by_hand for value in (num_processes, process_id)):
@@ -154,7 +155,7 @@ def start_processes(
 
 
 def check_divides(field: str, size: int, devices: int) -> None:
-    """Raises a ValueError that names the nearest sizes, if the devices do not divide a batch."""
+    """Raises a ValueError with the nearest valid sizes, if the devices do not divide a batch."""
     if size % devices:
         below = size - size % devices
         nearest = ", ".join(str(b) for b in (below, below + devices) if b)
@@ -166,9 +167,9 @@ def check_divides(field: str, size: int, devices: int) -> None:
 def make_layout(
     devices: typing.Sequence[jax.Device] | None = None, shard_state: bool = False
 ) -> Layout:
-    """Lays one axis, "data", over the devices, all of them by default."""
+    """Creates a mesh with one axis, "data", over the devices; all devices by default."""
     devices = list(devices or jax.devices())
-    # make_mesh would make the axis explicit, and then every operation has to name shardings.
+    # With make_mesh's default, an explicit axis, every operation would have to name shardings.
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     batch, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
     return Layout(mesh, batch, whole, shard_state)
@@ -183,9 +184,9 @@ def local_positions(layout: Layout, batch_size: int) -> np.ndarray:
 
 def shard_batch(layout: Layout, batch: typing.Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """Puts this process's part of a global batch on its devices."""
-    if jax.process_count() == 1:  # the same, and quicker where a step takes milliseconds
+    if jax.process_count() == 1:  # same result, faster where a step takes milliseconds
         return jax.device_put(dict(batch), layout.batch)
-    # This transfer is meant, but with several processes jax takes it for an accident.
+    # This transfer is intended, but with several processes jax treats it as implicit.
     with jax.transfer_guard_host_to_device("allow"):
         return {
             name: jax.make_array_from_process_local_data(layout.batch, array)
@@ -194,7 +195,7 @@ def shard_batch(layout: Layout, batch: typing.Mapping[str, np.ndarray]) -> dict[
 
 
 def replicate(layout: Layout, tree: typing.Any) -> typing.Any:
-    """Puts a copy of every array, the same in all processes, on every device."""
+    """Puts a copy of every array on every device; the arrays are the same in all processes."""
 
     def put(x: typing.Any) -> jax.Array:
         if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
@@ -205,7 +206,7 @@ def replicate(layout: Layout, tree: typing.Any) -> typing.Any:
 
 
 def place_state(layout: Layout, tree: typing.Any) -> typing.Any:
-    """Puts arrays, the same in all processes, where the state lives: whole or cut."""
+    """Puts arrays, the same in all processes, on the devices with the sharding of the state."""
     return jax.tree.map(lambda x: _put(x, layout.state_sharding(x.shape)), tree)
 
 
@@ -218,8 +219,8 @@ class PlannedDevices(typing.NamedTuple):
     """Devices to plan a run for.
 
     Attributes:
-      devices: of jax.
-      absent: why nothing can run on them, so that they are compiled for only; "" if they are here.
+      devices: the jax devices.
+      absent: why nothing can run on them, only be compiled; "" if the devices are present.
     """
 
     devices: list[jax.Device]
@@ -227,14 +228,14 @@ class PlannedDevices(typing.NamedTuple):
 
 
 def find_devices(spec: str | None) -> PlannedDevices:
-    """Finds the devices of a plan; to be called before jax does anything.
+    """Finds the devices of a plan; call it before any other use of jax.
 
     Args:
-      spec: None for all that are here; a number, "8"; or a TPU slice by type and shape, "v5e:2x4",
-        which is compiled for without one, where libtpu is installed.
+      spec: None for all present devices; a number, "8"; or a TPU slice by type and shape,
+        "v5e:2x4". Compiling for a slice needs libtpu, but no TPU.
 
     Raises:
-      ValueError: neither a number nor a slice that the installed libtpu knows.
+      ValueError: if it is neither a number nor a slice that the installed libtpu knows.
     """
     if spec is None:
         return PlannedDevices(jax.devices(), "")
@@ -248,7 +249,7 @@ def find_devices(spec: str | None) -> PlannedDevices:
 
 
 def _count(count: int) -> PlannedDevices:
-    jax.config.update("jax_num_cpu_devices", count)  # of the CPU alone: others are as many as are
+    jax.config.update("jax_num_cpu_devices", count)  # affects only the CPU
     there = jax.devices()
     if there[0].platform != "cpu" and count <= len(there):
         return PlannedDevices(there[:count], "")
@@ -265,7 +266,7 @@ def _count(count: int) -> PlannedDevices:
 
 
 def _slice(spec: str) -> PlannedDevices:
-    # Else libtpu asks the cloud's metadata for the machine that this is not.
+    # Otherwise libtpu queries the cloud's metadata server for a TPU that is not here.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     jax.config.update("jax_platforms", "cpu")
     try:
@@ -280,7 +281,7 @@ def _slice(spec: str) -> PlannedDevices:
 
 
 def memory_limit(devices: PlannedDevices) -> int | None:
-    """Returns the bytes that a program may have on one device, where that is known."""
+    """Returns the bytes that a program may use on one device, or None if unknown."""
     device = devices.devices[0]
     if devices.absent:
         sheet = _data_sheet(device)

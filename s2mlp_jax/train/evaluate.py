@@ -1,4 +1,4 @@
-"""Evaluation: every image once, sums over all, one division at the end."""
+"""Evaluation: counts every image once, sums over all images, and divides once at the end."""
 
 import collections
 import typing
@@ -19,15 +19,15 @@ EvalStep = Callable[[typing.Any, dict[str, jax.Array]], dict[str, jax.Array]]
 def make_eval_step(
     model: Model, mean: tuple[float, ...], std: tuple[float, ...], layout: Layout
 ) -> EvalStep:
-    """Returns a jitted function from (variables, batch) to sums over the batch's real images."""
+    """Returns a jitted function from (variables, batch) to sums over the batch without padding."""
 
     def eval_step(variables: typing.Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         images = normalize(batch["image"], mean, std)
         logits = model.apply(layout.gather(variables), images, train=False)
         labels, mask = batch["label"], batch["mask"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        # How many classes come before the label: those it does not beat. A tie goes to the
-        # lower class number, as in a stable sort, and a NaN beats nothing: no free hits.
+        # The number of classes that the label does not beat. A tie goes to the lower class
+        # number, as in a stable sort. A NaN beats nothing, so it is never a hit.
         score = jnp.take_along_axis(logits, labels[:, None], axis=-1)
         not_earlier = jnp.arange(logits.shape[-1])[None, :] >= labels[:, None]
         rank = jnp.sum(~((score > logits) | ((score == logits) & not_earlier)), axis=-1)
@@ -38,13 +38,13 @@ def make_eval_step(
             "top5": jnp.sum(hit[5]),
             "count": jnp.sum(mask),
         }
-        if "corrupt" in batch:  # counted here, as each process knows of its own images alone
+        if "corrupt" in batch:  # summed here, as each process knows only its own images
             sums["corrupt"] = jnp.sum(batch["corrupt"])
         return sums
 
     return jax.jit(
         eval_step,
-        in_shardings=(None, layout.batch),  # the variables as they come, whole or cut
+        in_shardings=(None, layout.batch),  # the variables keep their sharding
         out_shardings=layout.replicated,
     )
 
@@ -59,14 +59,14 @@ def evaluate(
     """Evaluates one or more sets of variables in one pass over the data.
 
     Args:
-      variables: a name, such as "eval", and what the model is applied with.
+      variables: name, such as "eval", -> variables of the model.
 
     Returns:
-      For each name NAME/accuracy_top1 and NAME/accuracy_top5 as fractions, NAME/loss (nats,
-      mean) and NAME/count; and NAME/corrupt_images, if any were left out.
+      For each name: NAME/accuracy_top1 and NAME/accuracy_top5 as fractions, NAME/loss (mean,
+      in nats), NAME/count, and NAME/corrupt_images if any were left out.
 
     Raises:
-      RuntimeError: if the images counted and those left out are not the expected ones.
+      RuntimeError: if the images counted and left out do not add up to `expected_count`.
     """
     totals: collections.Counter[str] = collections.Counter()
     pending: dict[str, jax.Array] = {}
@@ -77,7 +77,7 @@ def evaluate(
             for name, tree in variables.items()
             for figure, value in eval_step(tree, on_device).items()
         }
-        _add(totals, pending)  # of the batch before: so two are in flight, not all
+        _add(totals, pending)  # of the previous batch, so that only two are in flight
         pending = sums
     _add(totals, pending)
     result: dict[str, float] = {}

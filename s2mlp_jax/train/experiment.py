@@ -1,4 +1,4 @@
-"""From a config to everything a run needs; each user's mistake is found here, at the start."""
+"""Builds everything a run needs from a config, and finds the user's mistakes at the start."""
 
 import dataclasses
 import functools
@@ -27,11 +27,11 @@ from s2mlp_jax.train.state import TrainState, create_state
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A config, turned into objects; nothing is trained yet.
+    """The objects of a run, built from its config; nothing is trained yet.
 
     Attributes:
-      total_steps: of the whole run.
-      steps_per_epoch: training images over the batch size, not rounded.
+      total_steps: training steps of the whole run.
+      steps_per_epoch: training images divided by the batch size, not rounded.
     """
 
     config: ml_collections.ConfigDict
@@ -57,7 +57,7 @@ class Experiment:
 
     @functools.cached_property
     def cost(self) -> Cost:
-        """What the model costs: parameters, and multiply-accumulates of a forward pass."""
+        """The model's cost: parameters, and multiply-accumulates of a forward pass."""
         return variant_cost(
             self.model.variant,
             self.options.data.image_size,
@@ -67,33 +67,33 @@ class Experiment:
 
     @property
     def macs_per_image(self) -> int:
-        """Multiply-accumulates of one image's forward pass, attention's own products included."""
+        """Multiply-accumulates of one image's forward pass, including the products in attention."""
         return self.cost.macs + self.cost.attention_macs
 
     @functools.cached_property
     def parameters(self) -> int:
-        """How many parameters the model has."""
+        """Number of parameters of the model."""
         return sum(x.size for x in jax.tree.leaves(self.abstract_state().params))
 
     def with_seed(self, seed: int) -> "Experiment":
-        """Returns the same experiment with another seed; what was compiled for it is shared."""
+        """Returns the same experiment with another seed; both share compiled functions."""
         config = config_lib.override(self.config, {"seed": seed})
         other = dataclasses.replace(self, config=config)
-        # These do not depend on it, and take a while.
+        # These do not depend on the seed, and are slow to compute.
         vars(other).update(_shapes=self._shapes, _initial=self._initial)
         return other
 
     def mfu(self, images_per_second: float) -> float | None:
-        """Returns the model FLOPs utilisation, where the devices' dense bfloat16 peak is known."""
+        """Returns the model FLOPs utilisation, or None if the dense bfloat16 peak is unknown."""
         devices = self.layout.mesh.devices
         peak = devices_lib.peak_flops(devices.flat[0])
         if peak is None:
             return None
-        # Two operations a multiply-accumulate; the backward pass costs twice the forward pass.
+        # Two operations per multiply-accumulate; the backward pass costs twice the forward pass.
         return images_per_second * 6 * self.macs_per_image / (peak * devices.size)
 
     def abstract_state(self) -> TrainState:
-        """Returns the shapes, dtypes and shardings of the state, without the state."""
+        """Returns the shapes, dtypes and shardings of the state, without its arrays."""
         return self._shapes
 
     @functools.cached_property
@@ -127,7 +127,7 @@ class Experiment:
         )
 
     def initial_weights(self) -> InitialWeights | None:
-        """Returns the weights to start from, None where they are drawn; they are read once.
+        """Returns the weights to start from, or None if they are drawn; reads them only once.
 
         Raises:
           ValueError: as `read_initial_weights` does.
@@ -135,7 +135,11 @@ class Experiment:
         return self._initial
 
     def check_initial(self) -> None:
-        """Reads the weights to start from, if any, before anything is written. Raises likewise."""
+        """Reads the weights to start from, if any, to find errors before anything is written.
+
+        Raises:
+          ValueError: as `read_initial_weights` does.
+        """
         self.initial_weights()
 
     @functools.cached_property
@@ -151,7 +155,7 @@ class Experiment:
         )
 
     def draw_state(self) -> TrainState:
-        """Draws the state that a run starts from, on all devices."""
+        """Creates the initial state of a run, on all devices."""
         state = self._draw(jax.random.key(self.options.seed))
         if (initial := self.initial_weights()) is not None:
             state = initial.put_into(state)
@@ -164,12 +168,12 @@ class Experiment:
         )
 
     def is_due(self, step: int, every_epochs: float) -> bool:
-        """True at the first step that completes another `every_epochs`, and at the last."""
+        """True at the first step that completes another `every_epochs`, and at the last step."""
         every_steps = every_epochs * self.steps_per_epoch
         return step == self.total_steps or int(step / every_steps) > int((step - 1) / every_steps)
 
     def train_batches(self, start_step: int) -> Iterator[Batch]:
-        """Yields this process's part of the training batches from a step on."""
+        """Yields this process's part of the training batches, from `start_step` on."""
         data, batch_size = self.options.data, self.options.train.batch_size
         return train_batches(
             self.train_split,
@@ -186,7 +190,7 @@ class Experiment:
 
     @property
     def eval_batch_size(self) -> int:
-        """The evaluation's batch, rounded up to the devices: the last one is filled up anyway."""
+        """Evaluation batch size, rounded up for the devices; the last batch is padded anyway."""
         devices = self.layout.mesh.size
         return -(-self.options.eval.batch_size // devices) * devices
 
@@ -204,7 +208,7 @@ class Experiment:
         )
 
     def describe_data(self) -> dict[str, typing.Any]:
-        """Returns what there is to know of the data without having them, for `data.json`."""
+        """Returns the facts about the data for `data.json`, for use without the data."""
         parts = (("train", self.train_split), ("eval", self.eval_split))
         return {
             **{part: {"name": split.name, "images": len(split)} for part, split in parts},
@@ -222,10 +226,10 @@ class Experiment:
 
 
 def open_data(data: DataOptions) -> tuple[sources.Split, sources.Split]:
-    """Opens the training and the evaluation split, preparing them first where that is due.
+    """Opens the training and the evaluation split; prepares the data first if needed.
 
     Raises:
-      ValueError: if they are not there; the message says what to do.
+      ValueError: if the data are missing; the message says what to do.
     """
     if jax.process_index() == 0:
         sources.prepare(data.name, data.data_dir, data.download)
@@ -244,17 +248,17 @@ def create_experiment(
     for_training: bool = True,
     splits: tuple[sources.Split, sources.Split] | None = None,
 ) -> Experiment:
-    """Builds everything that a run needs, and checks all that a user can have got wrong.
+    """Builds everything that a run needs, and checks everything that a user can get wrong.
 
     Args:
-      config: completed (`config.complete`).
-      devices: all by default.
-      for_training: False for evaluation alone, where the training batch need not divide over
-        the devices.
-      splits: for training and evaluation; opened as the config says by default.
+      config: a completed config (`config.complete`).
+      devices: all devices by default.
+      for_training: False for evaluation only, where the devices need not divide the training
+        batch.
+      splits: for training and evaluation; by default opened from the config.
 
     Raises:
-      ValueError: the message names the culprit and what is allowed.
+      ValueError: if a value is wrong; the message names it and what is allowed.
     """
     options = config_lib.to_options(config)
     train, data = options.train, options.data
@@ -288,5 +292,5 @@ def create_experiment(
         eval_step=make_eval_step(model, data.mean, data.std, layout),
     )
     if options.freeze:
-        optim.frozen(options.freeze, run.abstract_state().params)  # do the patterns match?
+        optim.frozen(options.freeze, run.abstract_state().params)  # checks the patterns
     return run

@@ -1,4 +1,4 @@
-"""The weights that a run starts from, instead of drawn ones: `config.init_from`."""
+"""Initial weights of a run, read from another model instead of drawn: `config.init_from`."""
 
 import pathlib
 import typing
@@ -22,15 +22,16 @@ class InitialWeights(typing.NamedTuple):
     """Weights to start from.
 
     Attributes:
-      arrays: by path, "params/block_00/mixer/fc_in/kernel": ...; without a head, if that is new.
-      notes: lines for a person: what was loaded, and what differs there.
+      arrays: path, such as "params/block_00/mixer/fc_in/kernel", -> array; without the head, if
+        it is new.
+      notes: lines to print: what was loaded, and what differs in the source.
     """
 
     arrays: dict[str, np.ndarray]
     notes: list[str]
 
     def put_into(self, state: TrainState) -> TrainState:
-        """Returns a state that was just drawn, with these weights."""
+        """Returns a newly drawn state with these weights put in."""
 
         def put(path: tuple[typing.Any, ...], drawn: jax.Array) -> jax.Array:
             found = self.arrays.get(leaf_name(path))
@@ -47,19 +48,19 @@ def read_initial_weights(
     class_names: tuple[str, ...],
     data: DataOptions,
 ) -> InitialWeights:
-    """Reads the weights of a model that another one, alike but for its head, is to start from.
+    """Reads weights for a new model from one that differs at most in its head.
 
     Args:
-      source: what `s2mlp_jax.load` takes, or a file NAME.safetensors of `s2mlp_jax.export`.
-      variant: of the model that starts.
-      shapes: its variables, nested, of anything that has a shape.
-      class_names: of its data. The head is taken over if they are those of the source; of a file,
-        which has no names, if there are as many.
-      data: of the run that starts.
+      source: argument of `s2mlp_jax.load`, or a file NAME.safetensors from `s2mlp_jax.export`.
+      variant: variant of the new model.
+      shapes: variables of the new model, nested; each leaf has a shape.
+      class_names: classes of the new model's data. The head is read if the source has the same
+        names; from a file, which has no names, if it has the same number of classes.
+      data: data options of the new run.
 
     Raises:
-      ValueError: no such model, weights that do not fit, all of them in one message, or an image
-        size that they do not fit.
+      ValueError: if there is no such model, weights do not fit (one message names all of them),
+        or the weights do not fit the image size.
     """
     try:
         stored, names, how = _read(source)
@@ -84,7 +85,7 @@ def read_initial_weights(
 
 
 def _read(source: str) -> tuple[Weights, tuple[str, ...], Preprocessing | None]:
-    """Returns weights, the names of the classes, () if there are none, and the preprocessing."""
+    """Returns the weights, the class names (() if there are none), and the preprocessing."""
     if pathlib.Path(source).is_dir():
         content = pretrained.read(source)
         return content.weights, content.class_names, content.preprocessing

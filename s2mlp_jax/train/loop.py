@@ -1,4 +1,4 @@
-"""Training, from a config to a checkpoint: the file that tells the whole story."""
+"""Training from a config to a checkpoint, in one file."""
 
 import pathlib
 import time
@@ -23,7 +23,7 @@ from s2mlp_jax.train.step import Batch, make_train_step
 from s2mlp_jax.train.step_metrics import NonFiniteLossError
 
 
-class Stopped(Exception):  # noqa: N818, it is no error
+class Stopped(Exception):  # noqa: N818, it is not an error
     """The run was asked to stop; it saved a checkpoint first."""
 
     exit_code = ExitCode.STOPPED
@@ -34,20 +34,20 @@ def train_and_evaluate(
     workdir: str | pathlib.Path,
     devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, float]:
-    """Trains to the end, or goes on with the run that the workdir holds.
+    """Trains a run to the end, or resumes the run in the workdir.
 
     Args:
       config: see `configs/common.py`.
-      workdir: a folder for config, metrics and checkpoints; made if it is not there.
-      devices: all by default.
+      workdir: folder for config, metrics and checkpoints; created if missing.
+      devices: all devices by default.
 
     Returns:
       The metrics of the last evaluation.
 
     Raises:
-      ValueError: bad config, data that is not there, a workdir of another run.
-      NonFiniteLossError: the loss became NaN; the message names the step.
-      Stopped: the process was asked to stop, and the run was saved.
+      ValueError: if the config is bad, data are missing, or the workdir holds another run.
+      NonFiniteLossError: if the loss became NaN; the message names the step.
+      Stopped: if the process was asked to stop; the run was saved.
     """
     config = config_lib.complete(config)
     RunFolder(pathlib.Path(workdir)).check_config(config)
@@ -57,15 +57,15 @@ def train_and_evaluate(
 def train(
     run: Experiment, workdir: str | pathlib.Path, train_step: jax.stages.Wrapped | None = None
 ) -> dict[str, float]:
-    """Does what `train_and_evaluate` does, of an experiment that is made already.
+    """Does the same as `train_and_evaluate` for an existing experiment.
 
     Args:
-      train_step: from `make_train_step`, for an experiment that differs in its seed at the most;
-        it is compiled once for all that are given the same one. Made here by default.
+      train_step: from `make_train_step`, for an experiment that differs at most in its seed; runs
+        that are given the same one compile it once. Made here by default.
     """
     folder = RunFolder(pathlib.Path(workdir).absolute())
     if not folder.last_saved_step():
-        run.check_initial()  # before the folder is made
+        run.check_initial()  # before the folder is created
     recorder = RunRecorder(run, folder)
     try:
         state = recorder.restore()
@@ -109,7 +109,7 @@ def _train(
     progress, waiting = Progress(total_steps, start_step), DataWait()
     recorder.start(progress, waited=lambda: waiting.seconds)
 
-    # In the loop nothing goes to or from the device that is not asked for by name.
+    # The loop allows only explicit transfers to and from the device.
     with waiting, jax.transfer_guard("disallow"):
         for step in range(start_step + 1, total_steps + 1):
             state, metrics = train_step(state, batch, run.key)
@@ -127,8 +127,8 @@ def _train(
                 raise Stopped(f"Stopped at step {step} of {total_steps}, which is saved.")
             try:
                 batch = waiting.take(next_batch)
-            except ValueError:  # a broken image; what was trained until here is not lost
-                if jax.process_count() == 1:  # else the others would have to save as well
+            except ValueError:  # a broken image; the training up to here is saved
+                if jax.process_count() == 1:  # otherwise all processes would have to save
                     recorder.save(step, state)
                 raise
     progress.close()
