@@ -1,4 +1,4 @@
-"""AdamW as the paper trains with it: warm-up, cosine, weight decay on kernels only."""
+"""AdamW as in the paper: warm-up, cosine, weight decay on kernels only."""
 
 import collections
 import fnmatch
@@ -16,17 +16,17 @@ Params = typing.Any
 
 
 def peak_learning_rate(options: Options) -> float:
-    """Returns the peak rate for this batch: DeiT's linear rule, if a reference batch is set."""
+    """Returns the peak rate for this batch size, by DeiT's linear rule if a reference is set."""
     reference = options.optimizer.reference_batch_size
     scale = options.train.batch_size / reference if reference else 1.0
     return options.optimizer.learning_rate * scale
 
 
 def make_schedule(options: Options, total_steps: int, steps_per_epoch: float) -> optax.Schedule:
-    """Linear warm-up, then a cosine to the final rate at `total_steps`.
+    """Returns a linear warm-up, then a cosine to the final rate at `total_steps`.
 
-    The peak is scaled with the batch, first and final rate are not: for a small batch they may be
-    above it, and are the peak then.
+    The peak is scaled with the batch size; the first and the final rate are not. For a small batch
+    they may be above the peak, and are then reduced to it.
 
     Raises:
       ValueError: if the warm-up is longer than the run.
@@ -54,14 +54,14 @@ def decay_mask(params: Params) -> Params:
 
 
 def frozen(patterns: str, params: Params) -> Params:
-    """True for the parameters that do not change, as `config.freeze` says.
+    """True for the parameters that `config.freeze` excludes from training.
 
     Args:
-      patterns: joined by commas, each of a path such as "block_00/mixer/fc_in/kernel"; * stands for
-        anything, ? for one letter. A folder's name stands for all that is in it. "" for none.
+      patterns: comma-separated patterns of paths such as "block_00/mixer/fc_in/kernel"; * matches
+        anything, ? one character. A folder's name matches everything in it. "" freezes nothing.
 
     Raises:
-      ValueError: for patterns that match nothing, all of them, or if nothing is left to train.
+      ValueError: if patterns match nothing (the message lists them), or nothing is left to train.
     """
     wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
     names = [leaf_name(path) for path, _ in jax.tree.leaves_with_path(params)]
@@ -84,7 +84,7 @@ def frozen(patterns: str, params: Params) -> Params:
 
 
 def stop_gradients(patterns: str, params: Params) -> Params:
-    """Cuts the gradient of the parameters that `frozen` finds, which then takes no time."""
+    """Stops the gradients of the parameters that `frozen` finds, so that they take no time."""
     if not patterns:
         return params
     mask = frozen(patterns, params)
@@ -92,13 +92,13 @@ def stop_gradients(patterns: str, params: Params) -> Params:
 
 
 def layer_scales(decay: float, depths: Sequence[int], params: Params) -> Params:
-    """Layer-wise decay: by what the learning rate of each parameter is multiplied.
+    """Returns the factor of each parameter's learning rate, for layer-wise decay.
 
-    Those of the head have decay^0, of the last block decay^1, ..., of the embedding
-    decay^(blocks + 1), as BEiT is fine-tuned (arXiv 2106.08254).
+    It is decay^0 for the head, decay^1 for the last block, ..., decay^(blocks + 1) for the
+    embedding, as in the fine-tuning of BEiT (arXiv 2106.08254).
 
     Args:
-      depths: blocks of each stage.
+      depths: number of blocks per stage.
       params: nested by the model's names; a layer between stages belongs to the next block.
     """
     blocks = sum(depths)
@@ -117,9 +117,9 @@ def layer_scales(decay: float, depths: Sequence[int], params: Params) -> Params:
 
 
 def describe_groups(patterns: str, params: Params) -> list[str]:
-    """Says which parameters are decayed, and which are frozen, one line per kind there is.
+    """Lists the decayed, not decayed and frozen parameters, one line per kind that exists.
 
-    Blocks are folded: "block_*/mlp/fc_in/kernel" stands for that of every block.
+    Blocks are combined: "block_*/mlp/fc_in/kernel" stands for that kernel in every block.
     """
     names: dict[str, dict[str, None]] = {}
     sizes: collections.Counter[str] = collections.Counter()
@@ -138,9 +138,9 @@ def describe_groups(patterns: str, params: Params) -> list[str]:
 
 
 def make_optimizer(options: Options, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """AdamW with decoupled decay times the learning rate; clipping comes first, if any.
+    """Returns AdamW with decoupled decay scaled by the learning rate; clipping, if any, is first.
 
-    Where parameters are frozen, the optimizer keeps nothing of them.
+    The optimizer keeps no state for frozen parameters.
     """
     optimizer, variant = options.optimizer, options.model.variant
     parts = [
@@ -176,5 +176,5 @@ def make_optimizer(options: Options, schedule: optax.Schedule) -> optax.Gradient
 
 
 def _fold(name: str) -> str:
-    """Returns a parameter's name with a * for the number of its block."""
+    """Returns a parameter's name with its block number replaced by *."""
     return re.sub(r"_\d+(/|$)", r"_*\1", name)

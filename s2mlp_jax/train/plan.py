@@ -1,6 +1,6 @@
-"""What a run will take, before it is started: memory, time, disk; and what to do if it is too much.
+"""Predicts the memory, time and disk space of a run, and what to change if it does not fit.
 
-The real step is compiled and, where the devices are there, measured. Nothing is written.
+The real step is compiled and, if the devices are present, measured. Nothing is written.
 """
 
 import math
@@ -21,7 +21,7 @@ from s2mlp_jax.train.devices import PlannedDevices, memory_limit
 from s2mlp_jax.train.experiment import Experiment, create_experiment
 from s2mlp_jax.train.step_cost import CompiledStep, bytes_on_a_device, compile_step, measure
 
-# Images a device and part below which a device is not kept busy: the last resort.
+# Fewer images than this per device and part do not keep a device busy: the last resort.
 _FEW_IMAGES = 8
 
 Overrides = dict[str, typing.Any]
@@ -36,12 +36,12 @@ def plan(
     """Yields the lines of a plan, each as soon as it is known.
 
     Args:
-      config: of the run.
-      devices: to plan for, of `find_devices`.
-      device_memory_gib: what a program may have of a device's memory; 0 asks the device.
+      config: config of the run.
+      devices: devices to plan for, from `find_devices`.
+      device_memory_gib: memory that a program may use on one device; 0 asks the device.
 
     Raises:
-      ValueError: bad config, or data that are neither prepared nor of known size.
+      ValueError: if the config is bad, or the data are neither prepared nor of known size.
     """
     config = config_lib.complete(config)
     options = config_lib.to_options(config)
@@ -96,7 +96,7 @@ def plan(
 
 
 def _find_splits(data: DataOptions) -> Splits:
-    """Opens the data that are prepared; else takes their known size, and prepares nothing."""
+    """Opens the data if they are prepared; otherwise uses their known size. Prepares nothing."""
     folder = sources.resolve_data_dir(data.data_dir) / base_name(data.name)
 
     def find(split: str) -> sources.Split:
@@ -139,10 +139,10 @@ def _fits(step: CompiledStep, limit: int | None) -> bool:
 
 
 def _search(run: Experiment, splits: Splits, limit: int) -> Generator[str, None, Overrides | None]:
-    """Compiles what takes less memory, what costs least first; returns the first that fits.
+    """Compiles changes that save memory, the cheapest first; returns the first that fits.
 
-    More and more measures are taken together; with each set of them as few parts of the batch
-    as will do. A set whose smallest parts do not fit is passed over.
+    Each set of changes adds one to the previous set. For each set it looks for the fewest parts
+    of the batch that fit. A set that does not fit with the smallest parts is skipped.
     """
     train, devices = run.options.train, run.layout.mesh.size
     measures: Overrides = {}
@@ -153,10 +153,10 @@ def _search(run: Experiment, splits: Splits, limit: int) -> Generator[str, None,
     if devices > 1 and not train.shard_state:
         measures["train.shard_state"] = True
     sets: list[Overrides] = [dict(list(measures.items())[:n]) for n in range(len(measures) + 1)]
-    if bytes_on_a_device(run.abstract_state()) > limit > 0:  # then nothing but sharding helps
+    if bytes_on_a_device(run.abstract_state()) > limit > 0:  # then only sharding helps
         sets = [{"train.shard_state": True, **some} for some in sets[:-1]]
 
-    # Mixing makes pairs, so that a part is even.
+    # Mixing uses pairs of images, so the size of a part is even.
     least = math.lcm(devices, 2)
     all_parts = []
     parts = train.accumulation_steps

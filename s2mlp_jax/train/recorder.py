@@ -23,20 +23,20 @@ class RunRecorder:
     """Records what happens in a run, and restores the run from its last checkpoint.
 
     Attributes:
-      record: what a checkpoint holds besides the state, JSON.
-      metrics: of the training steps, from `start` on.
+      record: contents of a checkpoint besides the state, as JSON.
+      metrics: metrics of the training steps; set by `start`.
     """
 
     metrics: StepMetrics
 
     def __init__(self, run: Experiment, folder: RunFolder, runs_per_program: int = 1) -> None:
-        """Opens the folder; makes it if it is not there.
+        """Opens the folder; creates it if missing.
 
         Args:
-          runs_per_program: runs that are trained as one program and share its time.
+          runs_per_program: number of runs that are trained as one program and share its time.
 
         Raises:
-          ValueError: if it belongs to a run of another config, or its data have changed since.
+          ValueError: if the folder is of a run with another config, or its data have changed.
         """
         data = run.describe_data()
         folder.check_config(run.config)
@@ -57,7 +57,7 @@ class RunRecorder:
         }
 
     def restore(self) -> TrainState:
-        """Returns the state of the last checkpoint, or the one that a run starts from."""
+        """Returns the state of the last checkpoint, or the initial state if there is none."""
         restored = self._checkpoints.restore_latest(like=self.run.abstract_state())
         if restored is None:
             return self.run.draw_state()
@@ -89,20 +89,20 @@ class RunRecorder:
         )
 
     def open_files(self) -> None:
-        """Opens the files that training adds to, and notes where and with what it is run."""
+        """Opens the files that training appends to, and records the environment."""
         if self._primary:
             step = self.record["step"]
             self._writer = MetricsWriter(self.folder.path, step, self.run.options.log.tensorboard)
             write_environment(self.folder, step)
 
     def due(self, step: int, stopping: bool) -> tuple[bool, bool]:
-        """Says whether to evaluate and whether to save after a step."""
+        """Returns whether to evaluate and whether to save after a step."""
         evaluating = self.run.is_due(step, self.run.options.eval.every_epochs)
         saving = stopping or self.run.is_due(step, self.run.options.checkpoint.every_epochs)
         return evaluating, saving
 
     def after_step(self, step: int, state: Callable[[], TrainState], stopping: bool) -> None:
-        """Evaluates and saves what is due after a step; if the run is stopping it is saved.
+        """Evaluates and saves after a step, if due; always saves if the run is stopping.
 
         Args:
           state: returns the state; called only if something is due.
@@ -125,7 +125,7 @@ class RunRecorder:
                 self._save(step, state(), score)
 
     def save(self, step: int, state: TrainState) -> None:
-        """Saves a checkpoint out of turn."""
+        """Saves a checkpoint outside the schedule."""
         with self.metrics.paused(step), jax.transfer_guard("allow"):
             self._save(step, state)
 
@@ -143,7 +143,7 @@ class RunRecorder:
         self._checkpoints.save(step, state, copy.deepcopy(self.record), score)
 
     def explain(self, error: NonFiniteLossError) -> NonFiniteLossError:
-        """Returns the error with what is left of the run, and what to try."""
+        """Returns the error with the last saved step, and with advice."""
         saved = self._checkpoints.steps()
         return NonFiniteLossError(
             f"{error}. The last checkpoint is of step {saved[-1] if saved else 0}. In a new "

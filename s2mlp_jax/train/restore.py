@@ -18,11 +18,11 @@ from s2mlp_jax.train.state import TrainState
 
 
 class Restored(typing.NamedTuple):
-    """A checkpoint and what it is of; nothing in its folder was changed.
+    """A checkpoint and its run; nothing in the run's folder was changed.
 
     Attributes:
-      run: as it was trained, with the data and evaluation of another config, if one was given.
-      step: of the checkpoint.
+      run: the run as trained, but with the data and evaluation of another config, if one was given.
+      step: step of the checkpoint.
     """
 
     run: Experiment
@@ -31,7 +31,7 @@ class Restored(typing.NamedTuple):
 
     @property
     def variables(self) -> dict[str, typing.Any]:
-        """The variables that a run is judged by: their average, where one is kept."""
+        """The variables that a run is evaluated with: their average, if one is kept."""
         return self.state.ema_variables or self.state.variables
 
 
@@ -40,17 +40,17 @@ def restore_run(
     checkpoint: str = "latest",
     config: ml_collections.ConfigDict | None = None,
 ) -> Restored:
-    """Restores a checkpoint of a run, for anything but to train on.
+    """Restores a checkpoint of a run, for any use except further training.
 
     Args:
-      workdir: of a run.
+      workdir: folder of a run.
       checkpoint: "latest", "best", or a step.
-      config: takes `data` and `eval` from here, such as another data.image_size; the run's own
-        by default. Where they differ from the run's, that is said.
+      config: config to take `data` and `eval` from, such as another data.image_size; the run's own
+        by default. Each data field that differs from the run's is printed.
 
     Raises:
-      ValueError: no run there, no such checkpoint, data that are not there, a config of
-        another model, or an image size that its weights do not fit.
+      ValueError: if there is no run or no such checkpoint, data are missing, the config is of
+        another model, or the weights do not fit the image size.
     """
     workdir = pathlib.Path(workdir).absolute()
     own = config_lib.complete(RunFolder(workdir).read_config())
@@ -77,7 +77,7 @@ def evaluate_workdir(
     checkpoint: str = "latest",
     config: ml_collections.ConfigDict | None = None,
 ) -> dict[str, float]:
-    """Evaluates a checkpoint, and adds the result to `eval.jsonl`.
+    """Evaluates a checkpoint, and appends the result to `eval.jsonl`.
 
     Args:
       workdir: as in `restore_run`.

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: finish the step, save, and leave."""
+"""Handles SIGTERM and Ctrl-C: finish the step, save, and exit."""
 
 import signal
 import threading
@@ -12,10 +12,11 @@ from jax.experimental import multihost_utils
 class StopRequest:
     """Remembers that the process was asked to stop; a second request stops it at once.
 
-    One within another tells the outer one too, and knows what that was asked before.
+    A nested StopRequest passes a request on to the outer one, and starts with the request that
+    the outer one has already received, if any.
 
-    With several processes jax's own service catches SIGTERM in any of them and makes all
-    agree on the step, so that they save the same checkpoint.
+    With several processes, jax's own service catches SIGTERM in any of them and makes all of
+    them agree on the step, so that they save the same checkpoint.
     """
 
     def __init__(self) -> None:
@@ -25,7 +26,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         main_thread = threading.current_thread() is threading.main_thread()
-        if jax.process_count() == 1 and main_thread:  # Python lets no other thread do this
+        if jax.process_count() == 1 and main_thread:  # no other thread may set handlers
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._handle)
             self._outer = getattr(self._previous[signal.SIGTERM], "__self__", None)
@@ -37,7 +38,7 @@ class StopRequest:
         self._restore()
 
     def reached(self, step: int) -> bool:
-        """Says whether to stop after this step; the same in all processes."""
+        """Returns whether to stop after this step; the same in all processes."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._asked

@@ -1,4 +1,4 @@
-"""What a training step changes, and nothing else."""
+"""The training state: exactly what a training step changes."""
 
 import math
 import typing
@@ -17,7 +17,7 @@ class TrainState(typing.NamedTuple):
     Attributes:
       model_state: variables that training changes without gradients, collection -> arrays: the
         running statistics of batch norms. {} for models that have none.
-      ema_params, ema_model_state: their averages; None where no average is kept.
+      ema_params, ema_model_state: averages of `params` and `model_state`; None if none are kept.
     """
 
     step: jax.Array
@@ -29,12 +29,12 @@ class TrainState(typing.NamedTuple):
 
     @property
     def variables(self) -> dict[str, typing.Any]:
-        """What the model is applied with."""
+        """The variables to apply the model with."""
         return {"params": self.params, **self.model_state}
 
     @property
     def ema_variables(self) -> dict[str, typing.Any] | None:
-        """The averages, to apply the model with; None where no average is kept."""
+        """The averages, to apply the model with; None if no average is kept."""
         if self.ema_params is None:
             return None
         return {"params": self.ema_params, **self.ema_model_state}
@@ -48,7 +48,7 @@ def create_state(
     channels: int,
     use_ema: bool,
 ) -> TrainState:
-    """Draws the weights of a run; `key` is the run's."""
+    """Creates the state with newly drawn weights; `key` is the run's."""
     model_state = init(model, stream_key(key, "params"), image_size, channels)
     params = model_state.pop("params")
     return TrainState(
@@ -62,14 +62,14 @@ def create_state(
 
 
 def update_ema(average: typing.Any, new: typing.Any, decay: float, count: jax.Array) -> typing.Any:
-    """Moves an average of the weights, or of the model's state, by one update.
+    """Updates the average of the weights, or of the model's state, once.
 
-    The weights of the average are those of a zero-started average with its bias corrected:
-    after t updates those of update i are proportional to decay^(t-i) and sum to one. So the
-    average is of use from the first step on, and for long runs it is the usual one.
+    This equals an average that starts at zero, with its bias corrected: after t updates, the
+    coefficient of update i is proportional to decay^(t-i), and all of them sum to one. So the
+    average is useful from the first step on, and for long runs it is the usual one.
 
     Args:
-      count: updates including this one, from 1; the state's step serves.
+      count: number of updates including this one, from 1; the new state's step.
     """
     rate = (1.0 - decay) / -jnp.expm1(count * math.log(decay))
     return jax.tree.map(lambda e, p: e + rate * (p - e), average, new)

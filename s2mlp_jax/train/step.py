@@ -13,7 +13,7 @@ from s2mlp_jax.data.on_device import training_batch
 from s2mlp_jax.train import optim
 from s2mlp_jax.train.state import TrainState, update_ema
 
-if typing.TYPE_CHECKING:  # a step is compiled where the packages of data sets are missing, too
+if typing.TYPE_CHECKING:  # a step compiles without the data set packages
     from s2mlp_jax.train.experiment import Experiment
 
 Batch = dict[str, jax.Array]
@@ -27,7 +27,7 @@ def make_train_step(run: "Experiment") -> jax.stages.Wrapped:
     return jax.jit(
         make_step_function(run),
         donate_argnums=0,
-        in_shardings=(None, layout.batch, layout.replicated),  # the state as it comes
+        in_shardings=(None, layout.batch, layout.replicated),  # the state keeps its sharding
         out_shardings=(None, layout.replicated),
         compiler_options=layout.remat_options() if run.options.train.remat else None,
     )
@@ -36,10 +36,10 @@ def make_train_step(run: "Experiment") -> jax.stages.Wrapped:
 def make_step_function(
     run: "Experiment", constants: Mapping[str, typing.Any] = types.MappingProxyType({})
 ) -> StepFunction:
-    """Returns what `make_train_step` compiles.
+    """Returns the function that `make_train_step` compiles.
 
     Args:
-      constants: variables of the model besides its parameters, collection -> arrays.
+      constants: constant variables of the model, collection -> arrays.
     """
     options, train, data = run.options, run.options.train, run.options.data
     model, optimizer, layout = run.model, run.optimizer, run.layout
@@ -78,13 +78,13 @@ def make_step_function(
     def accumulate(
         params: typing.Any, model_state: typing.Any, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, typing.Any, typing.Any]:
-        """The mean loss and gradient over the batch, in `accumulation_steps` parts."""
+        """Returns the mean loss and gradient of the batch, in `accumulation_steps` parts."""
         parts = train.accumulation_steps
         if parts == 1:
             return loss_and_gradients(params, model_state, batch, key)
 
         def split(x: jax.Array) -> jax.Array:
-            # Part i takes images i, i + parts, ...: so each stays on the device that has it.
+            # Part i takes images i, i + parts, ..., so that each image stays on its device.
             return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
 
         def add(before: typing.Any, part: typing.Any) -> tuple[typing.Any, None]:
@@ -112,7 +112,7 @@ def make_step_function(
             "grad_norm": optax.tree.norm(grads),
             "learning_rate": run.schedule(state.step),
         }
-        if "corrupt" in batch:  # data.on_corrupt="skip": images a step that stand in for others
+        if "corrupt" in batch:  # data.on_corrupt="skip": replaced images per step
             metrics["corrupt_images"] = jnp.sum(batch["corrupt"], dtype=jnp.float32)
         new_state = TrainState(count, params, opt_state, model_state, *averages)
         return layout.constrain_state(new_state), metrics

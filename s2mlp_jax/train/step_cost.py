@@ -1,4 +1,4 @@
-"""What the training step costs: its memory, compiled but not run; its time, on synthetic images."""
+"""The cost of the training step: memory from compiling it, time from synthetic images."""
 
 import dataclasses
 import math
@@ -20,17 +20,17 @@ from s2mlp_jax.train.step_metrics import IN_FLIGHT
 
 _WARM_UP, _MEASURED = 3, 5
 
-# Floating-point operations that are measured on a CPU at once: some seconds' worth.
+# Floating-point operations per measured step on a CPU: a few seconds of work.
 _CPU_FLOPS = 1e11
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes on one device while a step runs, those of batches that wait for theirs included.
+    """Bytes on one device while a step runs, including batches that wait for their step.
 
     Attributes:
-      total: as XLA laid it out. Over the sum of the others where arrays are padded.
-      working: gradients, activations, and all else that lives within the step only.
+      total: total as XLA allocates it; more than the sum of the others if arrays are padded.
+      working: gradients, activations, and everything else that exists only within the step.
     """
 
     parameters: int
@@ -43,13 +43,13 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """A training step, compiled.
+    """A compiled training step.
 
     Attributes:
-      memory: None where XLA gave up because the device has too little.
-      refusal: what it said then.
+      memory: None if XLA failed because the device has too little memory.
+      refusal: XLA's message in that case.
       flops: floating-point operations on one device as XLA counts its program: a multiply-add
-        is two. It counts the loop over the parts of a batch once; here that is set right.
+        is two. XLA counts the loop over the parts of a batch once; this is corrected here.
     """
 
     memory: Memory | None
@@ -59,7 +59,7 @@ class CompiledStep:
 
 
 def compile_step(run: Experiment) -> CompiledStep:
-    """Compiles a run's training step from shapes alone: no image and no weight is drawn."""
+    """Compiles a run's training step from shapes alone, without images or weights."""
     start = time.perf_counter()
     jitted = make_train_step(run)
     arguments = run.abstract_step_arguments()
@@ -77,7 +77,7 @@ def compile_step(run: Experiment) -> CompiledStep:
 
 
 def bytes_on_a_device(tree: typing.Any) -> int:
-    """Sums what arrays, given as jax.ShapeDtypeStruct with shardings, take on one device."""
+    """Returns the bytes on one device of arrays, given as jax.ShapeDtypeStruct with shardings."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
     )
@@ -88,7 +88,7 @@ def _memory(run: Experiment, arguments: typing.Any, analysis: typing.Any) -> Mem
     held, inputs = bytes_on_a_device(state), bytes_on_a_device(batch)
     parameters = bytes_on_a_device(state.variables)
     average = bytes_on_a_device(state.ema_variables)
-    # On a GPU and a TPU the peak is that of all; on a CPU it is that of the arguments.
+    # On a GPU or TPU the reported peak covers everything; on a CPU only the arguments.
     new = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     step = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + new
     step = max(step, getattr(analysis, "peak_memory_in_bytes", 0))
@@ -103,7 +103,7 @@ def _memory(run: Experiment, arguments: typing.Any, analysis: typing.Any) -> Mem
 
 
 class Times(typing.NamedTuple):
-    """Seconds of one training step and of one whole evaluation; and how that was found."""
+    """Seconds per training step and per whole evaluation, and how they were measured."""
 
     step: float
     evaluation: float
@@ -111,15 +111,15 @@ class Times(typing.NamedTuple):
 
 
 def measure(run: Experiment) -> Times:
-    """Takes some steps on synthetic images, on the devices of the run, which must be there.
+    """Measures steps on synthetic images, on the devices of the run, which must be present.
 
     On a CPU, where a step of a large model takes minutes, two smaller batches are measured and
-    the straight line through them is followed to the run's.
+    extrapolated linearly to the run's batch size.
     """
     batch_size, devices = run.options.train.batch_size, run.layout.mesh.size
     on_cpu = run.layout.mesh.devices.flat[0].platform == "cpu"
-    flops = 2 * run.macs_per_image  # of an image, forward
-    least = math.lcm(devices, 2)  # of which mixing makes pairs
+    flops = 2 * run.macs_per_image  # per image, forward
+    least = math.lcm(devices, 2)  # even, since mixing uses pairs
     small = least * max(1, int(_CPU_FLOPS / (3 * flops * least)))
     how = f"the median of {_MEASURED} steps on synthetic images"
     if not on_cpu or batch_size <= 2 * small:
@@ -163,7 +163,7 @@ def _eval_seconds(run: Experiment, batch_size: int) -> float:
 
 
 def noise(run: Experiment, batch_size: int, mask: bool = False) -> Batch:
-    """Returns this process's part of a batch of noise, with an evaluation's mask if asked."""
+    """Returns this process's part of a batch of noise; `mask` adds an evaluation's mask."""
     rng, size = np.random.default_rng(0), run.options.data.image_size
     local = len(devices_lib.local_positions(run.layout, batch_size))
     shape = (local, size, size, run.train_split.channels)

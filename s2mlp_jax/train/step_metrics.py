@@ -1,4 +1,4 @@
-"""The metrics of training steps: fetched a step late, averaged, timed, checked for NaN."""
+"""The metrics of training steps: fetched one step late, averaged, timed, checked for NaN."""
 
 import collections
 import contextlib
@@ -25,11 +25,11 @@ class StepMetrics:
     """Turns the metrics of every step into one line of averages every few steps.
 
     Attributes:
-      unwritten: metric -> its figures since the last line, one a step. A checkpoint holds
-        them, so that a resumed run averages over the same steps as one never stopped.
-      corrupt_images: that others stood in for, in the whole run.
-      seconds: of training, since the clock was started, up to the last line.
-      waited: of these, seconds in which the devices waited for data.
+      unwritten: metric -> its values since the last line, one per step. A checkpoint stores
+        them, so that a resumed run averages over the same steps as an uninterrupted one.
+      corrupt_images: number of broken images that were replaced in the whole run.
+      seconds: training time from the start of the clock to the last line.
+      waited: part of these seconds in which the devices waited for data.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class StepMetrics:
         """Starts the clock.
 
         Args:
-          write: called with a step and the averages up to it; with them `images_per_second`,
-            and of the time since the line before `data_wait_seconds` and its part, `data_wait`.
-          is_due: says after which steps to do so.
-          unwritten: from the checkpoint that the run goes on from.
-          corrupt_images: from the checkpoint that the run goes on from.
-          waited: returns the seconds that the devices have waited for data in all.
+          write: called with a step and the averages up to it, with `images_per_second` and, since
+            the last line, `data_wait_seconds` and its fraction of the time, `data_wait`.
+          is_due: returns whether to write after a step.
+          unwritten: from the checkpoint that the run resumes from.
+          corrupt_images: from the checkpoint that the run resumes from.
+          waited: returns the total seconds that the devices have waited for data.
         """
         self.unwritten, self.corrupt_images = unwritten, corrupt_images
         self.seconds = self.waited = 0.0
@@ -61,11 +61,11 @@ class StepMetrics:
         self._lap_start = time.perf_counter()
 
     def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes a step's metrics, scalars on the device that may not be computed yet."""
+        """Adds a step's metrics: scalars on the device that may not be computed yet."""
         self._pending.append((step, metrics))
 
     def catch_up(self, step: int) -> None:
-        """Writes the line of a step if one is due; waits for the device then, or if it is behind.
+        """Writes the line of a step if due; waits for the device then, or if it is far behind.
 
         Raises:
           NonFiniteLossError: as `fetch` does.
@@ -108,7 +108,7 @@ class StepMetrics:
 
     @contextlib.contextmanager
     def paused(self, step: int) -> Iterator[None]:
-        """Stops the clock around something that is not training, after a step."""
+        """Stops the clock after a step, during work that is not training."""
         self.fetch(step)
         self.catch_up(step)
         paused_at = time.perf_counter()
