@@ -6,9 +6,9 @@
   python -m s2mlp_jax.sweep --config=... --workdir=W --shard=0/8
   python -m s2mlp_jax.sweep --config=configs/compare.py:digits --workdir=W --measure
 
-A run is in WORKDIR/SETTING/SEED, a folder as main.py makes one. Stopped or killed, the same command
-goes on where it was. Exit codes: 0 all done; 2 bad input; 4 some runs failed, the others are
-done; 75 stopped by a signal and saved.
+Each run has a folder WORKDIR/SETTING/SEED, like a workdir of main.py. If it was stopped or killed,
+the same command resumes it. Exit codes: 0 all done; 2 bad input; 4 some runs failed, the others
+are done; 75 stopped by a signal and saved.
 """
 
 import os
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     code = main()
-    if code == ExitCode.STOPPED:  # at once: an ordinary exit would wait for what is being compiled
+    if code == ExitCode.STOPPED:  # an ordinary exit would wait for a running compilation
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

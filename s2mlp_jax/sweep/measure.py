@@ -1,4 +1,4 @@
-"""How fast the settings of a sweep train and infer, side by side, and what memory they take."""
+"""Measures speed and memory of a sweep's settings side by side, in training and inference."""
 
 import dataclasses
 import pathlib
@@ -18,12 +18,12 @@ from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.step import make_train_step
 from s2mlp_jax.train.step_cost import compile_step, noise
 
-_SECONDS = 0.5  # that a figure is measured for, in each round
+_SECONDS = 0.5  # measuring time per figure and round
 
 
 @dataclasses.dataclass
 class _Candidate:
-    """A setting, compiled; what it needs is on the host while others are measured."""
+    """A compiled setting; its state is on the host while others are measured."""
 
     name: str
     run: Experiment
@@ -35,22 +35,22 @@ class _Candidate:
 
 
 def measure_sweep(sweep: Sweep, workdir: str | pathlib.Path, rounds: int = 5) -> pathlib.Path:
-    """Measures the settings of a sweep's runs on synthetic images, and writes `speed.json`.
+    """Measures the settings of a sweep on synthetic images, and writes `speed.json`.
 
-    Every setting is measured once a round, as what else runs on a machine changes with time; the
-    figure is the median over the rounds. Training is the whole step, with its augmentation;
-    inference is an evaluation's batch. Memory is that of the training step as XLA lays it out, for
-    weights, optimizer, batch and all that lives within the step, on one device.
+    Every setting is measured once per round, because other load on the machine changes with time;
+    each figure is the median over the rounds. Training is the whole step with its augmentation;
+    inference is one evaluation batch. Memory is that of the training step on one device as XLA
+    allocates it: weights, optimizer, batch, and everything that exists only within the step.
 
     Args:
-      workdir: of the sweep; the report reads the file there. Settings that it has and that are not
-        measured now stay, if they are of the same commit, versions and devices.
+      workdir: folder of the sweep; the report reads the file there. Settings in the file that are
+        not measured now are kept, if commit, versions, devices and processor are the same.
 
     Returns:
-      The file.
+      The path of the file.
 
     Raises:
-      ValueError: if the folder is that of another sweep.
+      ValueError: if the folder is of another sweep.
     """
     workdir = pathlib.Path(workdir).absolute()
     sweep.write_description(workdir)
@@ -116,7 +116,7 @@ def _measure(candidate: _Candidate) -> None:
 
 
 def _seconds(function: Callable[[], typing.Any]) -> float:
-    """The median of a call's seconds, over as many as half a second takes, three at least."""
+    """Returns the median seconds per call, over half a second of calls and at least three."""
     jax.block_until_ready(function())
     taken: list[float] = []
     while sum(taken) < _SECONDS or len(taken) < 3:

@@ -1,4 +1,4 @@
-"""How far a sweep is: the outcome of each run, and the time that is left."""
+"""Progress of a sweep: the outcome of each run, and the time left."""
 
 import pathlib
 import typing
@@ -15,20 +15,20 @@ from s2mlp_jax.train.step_metrics import NonFiniteLossError
 
 
 class Failure(typing.NamedTuple):
-    """Why a run failed: kind "nan" or "error", and the text."""
+    """Reason why a run failed: `kind` is "nan" or "error", `text` the message."""
 
     kind: str
     text: str
 
     @classmethod
     def of(cls, error: Exception) -> "Failure":
-        """Makes the record of an exception."""
+        """Creates the record of an exception."""
         kind = "nan" if isinstance(error, NonFiniteLossError) else "error"
         return cls(kind, str(error) or type(error).__name__)
 
     @property
     def first_line(self) -> str:
-        """The text, cut."""
+        """The first line of the text."""
         return self.text.splitlines()[0]
 
 
@@ -47,10 +47,10 @@ def is_settled(folder: Folder) -> bool:
 
 
 class SweepProgress:
-    """The progress of one start of a sweep, printed and recorded.
+    """Prints and records the progress of one start of a sweep.
 
     Attributes:
-      runs: finished, or failed, in this start.
+      runs: number of runs that finished or failed in this start.
     """
 
     def __init__(self, sweep: Sweep, workdir: pathlib.Path, left: Sequence[SweepRun]) -> None:
@@ -59,7 +59,7 @@ class SweepProgress:
         self._left, self._done, self._seconds = sum(run.cost for run in left), 0, 0.0
 
     def open_folder(self, run: SweepRun) -> RunFolder:
-        """Returns a run's folder, makes it, and removes the record of an earlier failure."""
+        """Creates and returns a run's folder; removes the record of an earlier failure."""
         folder = run.folder(self.folder.path)
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.failure_file.unlink(missing_ok=True)
@@ -72,11 +72,11 @@ class SweepProgress:
         seconds: float,
         runs_per_program: int = 1,
     ) -> None:
-        """Takes a run's last evaluation, or why it failed.
+        """Records a run's last evaluation, or why it failed.
 
         Args:
-          seconds: that it took in this start.
-          runs_per_program: runs that were trained as one program and shared its time.
+          seconds: time of the run in this start.
+          runs_per_program: number of runs that were trained as one program and shared its time.
         """
         folder = run.folder(self.folder.path)
         if isinstance(outcome, Failure):
@@ -90,7 +90,7 @@ class SweepProgress:
         self._training += self._training_seconds(run, folder) / runs_per_program
         self.runs, self._seconds = self.runs + 1, self._seconds + seconds
         self._left, self._done = self._left - run.cost, self._done + run.cost
-        left = self._left * self._seconds / self._done  # at the rate of all until now
+        left = self._left * self._seconds / self._done  # at the average rate so far
         number = 1 + self.sweep.runs.index(run)
         say(
             f"[{number}/{len(self.sweep.runs)}] {run.setting}, seed {run.seed}: {figures}  "
@@ -98,15 +98,15 @@ class SweepProgress:
         )
 
     def _training_seconds(self, run: SweepRun, folder: RunFolder) -> float:
-        """Of this start; there is no environment.json where a run failed before its first step."""
-        if not folder.environment_file.exists():
+        """Training time in this start; 0 if the run failed before its first step."""
+        if not folder.environment_file.exists():  # written before the first step
             return 0.0
         start_step = read_json(folder.environment_file)["start_step"]
         lines = read_metrics(folder.metrics_file)
         return training_seconds(lines, run.config.train.batch_size, start_step)
 
     def close(self, seconds: float) -> None:
-        """Adds a line on this start, which took `seconds`, to the shard's `starts.jsonl`."""
+        """Appends a line on this start, which took `seconds`, to the shard's `starts.jsonl`."""
         figures = {"runs": self.runs, "seconds": seconds, "training_seconds": self._training}
         path = self.folder.starts_file(self.sweep.shard)
         append_json_line(path, {**environment(), **figures})

@@ -1,4 +1,4 @@
-"""Runs the settings of a sweep one after the other, or those of equal shapes as one program."""
+"""Runs the settings of a sweep one after another, or runs of equal shapes as one program."""
 
 import concurrent.futures
 import contextlib
@@ -23,23 +23,23 @@ from s2mlp_jax.train.step_metrics import NonFiniteLossError
 
 
 def run_sweep(sweep: Sweep, workdir: str | pathlib.Path, vectorize: str = "auto") -> list[SweepRun]:
-    """Trains what is not done yet of a sweep, a setting after the other.
+    """Trains the unfinished runs of a sweep, one setting after another.
 
-    A run that fails leaves `failure.json` in its folder and does not stop the others. One whose
-    loss became NaN would do so again, and is not repeated by another start; other failures are.
+    A run that fails leaves `failure.json` in its folder and does not stop the others. If its loss
+    became NaN it would fail again, so another start skips it; other failures are repeated.
 
     Args:
       sweep: from `open_sweep`.
       workdir: gets a folder SETTING/SEED for each run, and `sweep.jsonl`.
       vectorize: "on" trains the runs whose arrays have the same shapes as one program, "off" all
-        in turns; "auto" measures both on a single accelerator, and is "off" elsewhere.
+        one by one; "auto" measures both on a single accelerator, and is "off" elsewhere.
 
     Returns:
       The runs that have failed.
 
     Raises:
-      ValueError: the folder holds runs of another config; nothing is trained then.
-      Stopped: the process was asked to stop, and the run at hand was saved.
+      ValueError: if the folder holds runs of another config; nothing is trained then.
+      Stopped: if the process was asked to stop; the current run was saved.
     """
     began, workdir = time.perf_counter(), pathlib.Path(workdir).absolute()
     for run in sweep.runs:
@@ -76,27 +76,27 @@ _Prepared = tuple[Experiment, jax.stages.Wrapped]
 
 
 def _prepare(sweep: Sweep, run: SweepRun) -> "concurrent.futures.Future[_Prepared]":
-    """Compiles the training step of a setting, while the one before it is trained."""
+    """Compiles the training step of a setting, while the previous one is trained."""
     prepared: concurrent.futures.Future[_Prepared] = concurrent.futures.Future()
 
     def work() -> None:
         try:
             base = sweep.experiment(run)
             step = make_train_step(base)
-            if jax.default_backend() != "gpu":  # there it would take memory to try kernels in
-                with contextlib.suppress(Exception):  # the training meets it again
+            if jax.default_backend() != "gpu":  # autotuning there would take memory
+                with contextlib.suppress(Exception):  # training raises it again
                     step.lower(*base.abstract_step_arguments()).compile()
             prepared.set_result((base, step))
         except Exception as error:
             prepared.set_exception(error)
 
-    # A daemon, not a pool: who is asked to stop must not have to wait for a compilation.
+    # A daemon, not a pool: a stop must not wait for a compilation.
     threading.Thread(target=work, name="compile", daemon=True).start()
     return prepared
 
 
 def _check(stop: StopRequest, progress: SweepProgress) -> None:
-    """Stops between two runs, if that was asked for while none could take it."""
+    """Stops between two runs, if a stop was requested while no run was training."""
     if stop.reached(0):
         raise Stopped(f"Stopped after {progress.runs} runs of this start, which are saved.")
 
@@ -107,7 +107,7 @@ def _train_setting(
     prepared: "concurrent.futures.Future[_Prepared]",
     stop: StopRequest,
 ) -> None:
-    """Trains the seeds of one setting in turns; they share data and compiled programs."""
+    """Trains the seeds of one setting one by one; they share data and compiled programs."""
     for run in runs:
         _check(stop, progress)
         folder, began = progress.open_folder(run), time.perf_counter()
@@ -118,13 +118,13 @@ def _train_setting(
                 outcome = train(base.with_seed(run.seed), folder.path, step)
         except Stopped as stopped:
             raise Stopped(f"{run.setting}, seed {run.seed}: {stopped}") from None
-        except Exception as error:  # whatever it is, the other runs may do
+        except Exception as error:  # whatever it is, the other runs may succeed
             outcome = Failure.of(error)  # not the error itself, which would keep the run's arrays
         progress.finished(run, outcome, time.perf_counter() - began)
 
 
 def _train_group(progress: SweepProgress, runs: Sequence[SweepRun], measure: bool) -> None:
-    """Trains runs as one program, if that is quicker; if it fails they are left for turns."""
+    """Trains runs as one program, if that is faster; if it fails, they are trained one by one."""
     began, failed = time.perf_counter(), ""
     try:
         experiments = progress.sweep.experiments(runs, jax.devices()[:1])
@@ -138,7 +138,7 @@ def _train_group(progress: SweepProgress, runs: Sequence[SweepRun], measure: boo
             )
     except Stopped as stopped:
         raise Stopped(f"{len(runs)} runs together: {stopped}") from None
-    except Exception as error:  # out of memory above all
+    except Exception as error:  # mostly out of memory
         failed = Failure.of(error).first_line
     if failed:
         say(f"Together they failed ({failed}), so they are trained in turns.")
@@ -150,7 +150,7 @@ def _train_group(progress: SweepProgress, runs: Sequence[SweepRun], measure: boo
 
 
 def _alike(runs: Sequence[SweepRun], workdir: pathlib.Path) -> list[list[SweepRun]]:
-    """Groups of at least two runs that can be one program: same shapes, left at the same step."""
+    """Groups two or more runs that can be one program: same shapes, same last saved step."""
     groups: dict[tuple[str, int], list[SweepRun]] = {}
     for run in runs:
         step = run.folder(workdir).last_saved_step()
@@ -160,7 +160,7 @@ def _alike(runs: Sequence[SweepRun], workdir: pathlib.Path) -> list[list[SweepRu
 
 @contextlib.contextmanager
 def _log_to(path: pathlib.Path) -> Iterator[None]:
-    """Sends what is printed to a file, and a traceback if there is one."""
+    """Redirects printed output to a file, and adds a traceback if there is one."""
     with path.open("a") as log, contextlib.redirect_stdout(log):
         try:
             yield

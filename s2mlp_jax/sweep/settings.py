@@ -1,4 +1,4 @@
-"""What a sweep consists of: its settings, its runs, what they cost, and this machine's share."""
+"""The contents of a sweep: its settings, its runs, their cost, and this machine's share."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.,+=-]*")
 
 @dataclasses.dataclass(frozen=True)
 class SweepRun:
-    """One training of a sweep.
+    """One run of a sweep.
 
     Attributes:
       cost: multiply-accumulates of all its forward passes.
@@ -35,19 +35,19 @@ class SweepRun:
     cost: int
 
     def folder(self, workdir: pathlib.Path) -> RunFolder:
-        """Returns the run's own workdir, SETTING/SEED in that of the sweep."""
+        """Returns the run's folder, SETTING/SEED in the sweep's workdir."""
         return RunFolder(workdir / self.setting / str(self.seed))
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """The runs of a sweep that are this process's, in order, and all of its settings.
+    """The runs of a sweep that this process trains, in order, and all settings of the sweep.
 
     Attributes:
-      settings: name -> the fields in which it differs, all of the config's.
+      settings: name -> the fields that it changes, for all settings of the config.
       changes: fields of the config that the command line changed, in all runs.
-      shard: which part of the whole these runs are, "0/1".
-      table: what a report sets beside the figures; see `configs/ablation.py`.
+      shard: part of the sweep that these runs are, such as "0/1".
+      table: the table that a report shows next to the results; see `configs/ablation.py`.
     """
 
     config_path: str
@@ -60,14 +60,14 @@ class Sweep:
     _data: "_Data"
 
     def experiment(self, run: SweepRun, devices: Sequence[jax.Device] | None = None) -> Experiment:
-        """Returns what trains a run, on all devices by default; the data are read once for all."""
+        """Returns a run's experiment, on all devices by default; opens each data set once."""
         data = config_lib.to_options(run.config).data
         return create_experiment(run.config, devices, splits=self._data.open(data))
 
     def experiments(
         self, runs: Sequence[SweepRun], devices: Sequence[jax.Device]
     ) -> list[Experiment]:
-        """Returns what trains some runs, those of a setting sharing all but the seed."""
+        """Returns the experiments of runs; those of one setting share all but the seed."""
         bases: dict[str, Experiment] = {}
         for run in runs:
             if run.setting not in bases:
@@ -75,7 +75,7 @@ class Sweep:
         return [bases[run.setting].with_seed(run.seed) for run in runs]
 
     def describe(self, runs: Sequence[SweepRun]) -> Iterator[str]:
-        """Yields a table of the settings of some runs with their cost, and a line on the whole."""
+        """Yields a table of the runs' settings with their cost, and a line with the total."""
         yield f"{'setting':<20}{'parameters':>14}{'MACs an image':>18}{'steps':>10}{'seeds':>7}"
         for name, one in self._experiments.items():
             seeds = sum(run.setting == name for run in runs)
@@ -91,10 +91,10 @@ class Sweep:
         )
 
     def write_description(self, workdir: pathlib.Path) -> None:
-        """Writes `sweep.jsonl`: a line on the sweep, then one for each setting.
+        """Writes `sweep.jsonl`: one line about the sweep, then one per setting.
 
         Raises:
-          ValueError: if the folder is that of another sweep, or of other changes to it.
+          ValueError: if the folder is of another sweep, or of this one with other changes.
         """
         path = Folder(workdir).sweep_file
         changes = config_lib.that_alter_numbers(config_lib.flatten(self.changes))
@@ -150,14 +150,15 @@ def open_sweep(
     """Loads a sweep and checks all of its settings.
 
     Args:
-      config_path: "configs/ablation_shift.py:digits"; see `configs/ablation.py` for what it has.
-      overrides: fields to change in all runs, {"train.epochs": 5.0}.
-      seeds: how many, 0 to seeds - 1, for each setting.
-      only: "a,b", these settings alone; "" for all.
-      shard: "i/n", the i-th part, from 0, of n of about the same cost; whole runs, in order.
+      config_path: such as "configs/ablation_shift.py:digits"; `configs/ablation.py` lists what such
+        a config defines.
+      overrides: fields to change in all runs, such as {"train.epochs": 5.0}.
+      seeds: number of seeds per setting, 0 to seeds - 1.
+      only: "a,b" for these settings only; "" for all.
+      shard: "i/n", the i-th, from 0, of n parts of about equal cost; whole runs, in order.
 
     Raises:
-      ValueError: no sweep there, a setting that is not allowed, data that are not there, ...
+      ValueError: if the config has no sweep, a setting is not allowed, data are missing, ...
     """
     module, argument = config_lib.load_module(config_path)
     if not hasattr(module, "sweep"):
@@ -176,7 +177,7 @@ def open_sweep(
     for name in settings:
         try:
             config = config_lib.load_config(config_path, {**overrides, **settings[name]})
-            # Only its length is asked for here, so nothing is decoded.
+            # Only the number of images is needed here, so nothing is decoded.
             wanted_data = dataclasses.replace(config_lib.to_options(config).data, cache=False)
             splits = data.open(wanted_data)
             experiments[name] = create_experiment(config, splits=splits)
@@ -231,7 +232,7 @@ def _parse_shard(shard: str) -> tuple[int, int]:
 
 
 def _share(runs: Sequence[SweepRun], part: int, parts: int) -> list[SweepRun]:
-    """The runs whose middle lies in this part of the whole cost; seeds of a setting in a row."""
+    """Returns the runs whose middle is in this part of the total cost; keeps their order."""
     total, before, share = sum(run.cost for run in runs), 0, []
     for run in runs:
         if int(parts * (before + run.cost / 2) / total) == part:

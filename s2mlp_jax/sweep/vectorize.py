@@ -1,8 +1,8 @@
-"""Trains runs of the same shapes as one program: their parameters stacked along a leading axis.
+"""Trains runs of the same shapes as one program, with parameters stacked along a leading axis.
 
-They may differ in the seed and the shift pattern. A small model leaves an accelerator idle
-between steps; of many at once it makes better use. On a CPU it is slower than taking turns
-(`results/vectorize.md`).
+The runs may differ in the seed and the shift pattern. A small model leaves an accelerator idle
+between steps; many models at once use it better. On a CPU this is slower than training the runs
+one by one (`results/vectorize.md`).
 """
 
 import copy
@@ -34,7 +34,7 @@ _STEPS_TIMED = 10
 
 
 def shapes_key(config: ml_collections.ConfigDict) -> str:
-    """Returns what two configs share if their runs can be one program: all but seed and shift."""
+    """Returns a key of all fields but seed and shift; runs with equal keys can be one program."""
     config = copy.deepcopy(config)
     with config.unlocked():
         config.seed, config.model.shift = 0, ""
@@ -44,8 +44,8 @@ def shapes_key(config: ml_collections.ConfigDict) -> str:
 def make_stacked_step(runs: Sequence[Experiment]) -> jax.stages.Wrapped:
     """Returns the jitted function (states, streams, keys) -> (states, metrics), all stacked.
 
-    The runs share one device. `streams` are the batches of the distinct seeds, in the order of
-    their first run: runs of one seed see the same images.
+    The runs share one device. `streams` holds one batch per distinct seed, in the order of
+    the first run of each: runs with the same seed see the same images.
     """
     seeds = [run.options.seed for run in _one_of_each_seed(runs)]
     stream = np.array([seeds.index(run.options.seed) for run in runs])
@@ -64,21 +64,21 @@ def make_stacked_step(runs: Sequence[Experiment]) -> jax.stages.Wrapped:
 def train_vectorized(
     runs: Sequence[Experiment], workdirs: Sequence[pathlib.Path]
 ) -> list[dict[str, float] | NonFiniteLossError]:
-    """Trains runs that `shapes_key` says are alike, to the end, each in its own folder.
+    """Trains runs with equal `shapes_key` to the end, each in its own folder.
 
-    Each folder is as `train` leaves it, and goes on as `train` would; a run's numbers are those
-    of a run by itself to the rounding of its dtype, not bit for bit.
+    Folders are written and resumed as by `train`. A run's numbers equal those of a run trained
+    alone up to the rounding of its dtype, not bit for bit.
 
     Args:
-      runs: with a layout of one device.
-      workdirs: one each.
+      runs: experiments with a layout of one device.
+      workdirs: one folder per run.
 
     Returns:
-      For each run its last evaluation, or how it failed: then the others go on.
+      For each run, its last evaluation or its error; the other runs continue after an error.
 
     Raises:
-      ValueError: a workdir of another run; runs that were left at different steps.
-      Stopped: the process was asked to stop, and all were saved.
+      ValueError: if a workdir is of another run, or the runs were left at different steps.
+      Stopped: if the process was asked to stop; all runs were saved.
     """
     recorders = [
         RunRecorder(run, RunFolder(workdir), len(runs))
@@ -126,7 +126,7 @@ def _train(
                     failed[i] = recorder.explain(error)
 
     def log(step: int, metrics: Metrics) -> None:
-        # Fetched as a whole: to slice on the device would take a call for each run and figure.
+        # Fetched as a whole: slicing on the device would take one call per run and metric.
         values = jax.device_get(metrics)
 
         def log_one(i: int, recorder: RunRecorder) -> None:
@@ -144,7 +144,7 @@ def _train(
             stacked, metrics = step_all(stacked, streams, keys)
             waiting.step_given(metrics["loss"])
             if before is not None:
-                log(step - 1, before)  # a step late, while the device is busy with this one
+                log(step - 1, before)  # one step late, while the device is busy with this one
             before = metrics
             progress.advance()
             stopping = stop.reached(step)
@@ -165,7 +165,7 @@ def _train(
 
 
 def speedup(runs: Sequence[Experiment]) -> float:
-    """Measures how many times faster these runs train together than taking turns."""
+    """Measures how many times faster these runs train together than one by one."""
     timed = timed_steps(runs)
     for measure in timed.values():
         measure()  # compiles
@@ -174,9 +174,10 @@ def speedup(runs: Sequence[Experiment]) -> float:
 
 
 def timed_steps(runs: Sequence[Experiment]) -> dict[str, Callable[[], float]]:
-    """Returns what measures the seconds of a training step of all runs: in turns, and together.
+    """Returns functions that measure the seconds per training step of all runs.
 
-    In turns it is the first run's, times the number of runs. Data are on the device already.
+    "in turns" is one by one: the first run's time, times the number of runs. "together" is as one
+    program. The data are on the device already.
     """
     first = runs[0]
     batch = jax.device_put(next(first.train_batches(0)))
@@ -203,7 +204,7 @@ def timed_steps(runs: Sequence[Experiment]) -> dict[str, Callable[[], float]]:
 
 
 def _one_of_each_seed(runs: Sequence[Experiment]) -> list[Experiment]:
-    """The first run of each seed, in order: theirs are the batches that the others share."""
+    """Returns the first run of each seed, in order; the others share their batches."""
     first: dict[int, Experiment] = {}
     for run in runs:
         first.setdefault(run.options.seed, run)
