@@ -1,1 +1,1 @@
-"""Takes a trained model out: a folder, StableHLO, ONNX, PyTorch; and from and to timm's weights."""
+"""Exports a trained model to a folder, StableHLO, ONNX or PyTorch; converts timm's weights."""

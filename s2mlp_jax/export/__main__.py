@@ -1,13 +1,13 @@
-"""The command: a model to a folder, to other programs, and from and to timm's weights.
+"""Exports a model to a folder or to other programs; converts weights from and to timm.
 
   python -m s2mlp_jax.export MODEL OUT                      # one folder: s2mlp_jax.load, predict
   python -m s2mlp_jax.export MODEL OUT --format=stablehlo   # or onnx, torch: without this package
   python -m s2mlp_jax.export --from-torch=FILE --model=mlp_mixer_b16 --output=OURS.safetensors
   python -m s2mlp_jax.export --to-torch=MODEL --output=FILE
 
-MODEL is the folder of a run of main.py, or one that this command wrote; OUT is a new folder. What
-was written is run on images, and its logits are compared with the model's, before OUT is there.
-FILE is a state dict by timm's names, as .safetensors or PyTorch's .pt, .pth or .bin. Exit codes:
+MODEL is the folder of a run of main.py, or one that this command wrote; OUT is a new folder. Before
+OUT is created, the exported model is run on images and its logits are compared with the model's.
+FILE is a state dict with timm's names, as .safetensors or PyTorch's .pt, .pth or .bin. Exit codes:
 0 done; 2 bad input; 3 what was written says something else than the model.
 """
 
@@ -65,7 +65,7 @@ def _parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exports or converts one model; returns the exit code."""
     flags, rest = _parser().parse_known_intermixed_args(arguments)
-    logging.set_verbosity(logging.ERROR)  # Orbax tells much
+    logging.set_verbosity(logging.ERROR)  # Orbax logs a lot
     fields = parse_overrides(rest, "--model.")
     if flags.from_torch or flags.to_torch:
         _convert(flags, fields)

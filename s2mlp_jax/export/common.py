@@ -1,4 +1,4 @@
-"""What the exporters share: their packages, and the model as a function of images alone."""
+"""Shared by the exporters: package imports, and the model as a function of images only."""
 
 import importlib
 import types
@@ -17,22 +17,22 @@ def require(package: str, what: str) -> types.ModuleType:
     """Imports a package.
 
     Args:
-      package: as it is imported.
-      what: that needs it, for the message.
+      package: name to import.
+      what: feature that needs the package, for the message.
 
     Raises:
-      ValueError: it is not installed.
+      ValueError: the package is not installed.
     """
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
         if error.name != package.partition(".")[0]:
-            raise  # it is there, and what it needs is not
+            raise  # the package is installed, but a dependency is not
         raise ValueError(f"{what} needs {package}: {INSTALL}") from None
 
 
 def classifier(model: Model, variables: typing.Any) -> Callable[[jax.Array], jax.Array]:
-    """Returns the function (b, h, w, c) -> (b, classes) that computes in float32."""
+    """Returns the model as a float32 function, images (b, h, w, c) -> logits (b, classes)."""
     model = build(model.variant, model.num_classes)
     variables = jax.tree.map(lambda x: np.asarray(x, np.float32), variables)
 

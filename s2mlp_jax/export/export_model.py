@@ -1,4 +1,4 @@
-"""Writes a model's folder, or a format for other programs, and runs what was written."""
+"""Exports a model to a folder, also in formats of other programs, and runs the result."""
 
 import itertools
 import os
@@ -19,8 +19,8 @@ from s2mlp_jax.saved import pretrained
 from s2mlp_jax.saved.model_folder import ModelFolder, write_description, write_model_folder
 from s2mlp_jax.saved.preprocessing import Preprocessing
 
-TOLERANCE = 1e-4  # of a logit, float32
-_IMAGES = 8  # to compare on
+TOLERANCE = 1e-4  # largest allowed difference of a float32 logit
+_IMAGES = 8  # number of images to compare on
 
 FORMATS: tuple[str, ...] = ("folder", "stablehlo", "onnx", "torch")
 _EXPORTERS: dict[str, types.ModuleType] = {
@@ -79,7 +79,7 @@ logits = model(images)  # (b, classes)
 
 
 class DifferentError(RuntimeError):
-    """What was written computes something else than the model."""
+    """The exported model computes other logits than the original."""
 
     exit_code = ExitCode.WRONG_NUMBERS
 
@@ -94,27 +94,27 @@ def export_model(
     license_name: str = LICENSE,
     image_size: int | None = None,
 ) -> tuple[float, int]:
-    """Writes a folder, all of it or nothing.
+    """Exports a model to a folder, completely or not at all.
 
     Args:
-      source: what `s2mlp_jax.load` takes.
-      output: a folder that is not there, or empty.
+      source: folder of a model or a run, as for `s2mlp_jax.load`.
+      output: folder that does not exist yet or is empty.
       kind: one of `FORMATS`.
-      checkpoint: checkpoint of a run, as `s2mlp_jax.load` takes it.
-      weights: which weights of a run, as `s2mlp_jax.load` takes it.
-      images: a file or a folder of images to compare on; scikit-learn's by default.
-      license_name: of the weights, for the card.
-      image_size: pixels that what is written is for; as trained by default.
+      checkpoint: checkpoint of a run, as for `s2mlp_jax.load`.
+      weights: which weights of a run, as for `s2mlp_jax.load`.
+      images: file or folder of images to compare on; default: scikit-learn's.
+      license_name: licence of the weights, for the card.
+      image_size: image size of the exported model in pixels; default: the training size.
 
     Returns:
-      The largest difference of a logit between the model and what was written, and over how many
-      images.
+      The largest difference between the logits of the model and of the exported model, and the
+      number of images compared.
 
     Raises:
-      ValueError: no such model or format, a model that the format is not for, a package that is
-        missing, a folder that is not empty, images that are none, or an image size that the
-        weights do not fit.
-      DifferentError: the difference is above `TOLERANCE`; nothing is left.
+      ValueError: no such model or format, the format does not support the model, a package is
+        missing, the folder is not empty, an image cannot be read, or the weights do not fit the
+        image size.
+      DifferentError: the difference is above `TOLERANCE`; no files are left behind.
     """
     if kind not in FORMATS:
         raise ValueError(f"Unknown format {kind!r}. Allowed are {', '.join(FORMATS)}.")
@@ -132,12 +132,12 @@ def export_model(
     try:
         incomplete.mkdir(parents=True)
         card = write_card(content, output.name, _USAGE[kind], license_name)
-        # On a CPU, where float32 is just that; accelerators round its products.
+        # On a CPU, as accelerators may compute float32 products in lower precision.
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             expected = model.apply(content.weights.variables, pixels, train=False)
             got = _write_and_run(incomplete, kind, content, card, model, pixels)
         difference = float(np.max(np.abs(np.asarray(expected) - got)))
-        if not difference <= TOLERANCE:  # NaN is none either
+        if not difference <= TOLERANCE:  # also true for NaN
             raise DifferentError(
                 f"What --format={kind} wrote says something else than the model: logits differ by "
                 f"up to {difference:.1e}, and {TOLERANCE:g} is allowed."
@@ -158,7 +158,7 @@ def _write_and_run(
     model: Model,
     images: np.ndarray,
 ) -> np.ndarray:
-    """Writes a format and returns what it makes of images, read back from its files."""
+    """Writes a format, reads its files back, and returns their logits for the images."""
     if kind == "folder":
         write_model_folder(folder, content, card)
         loaded = pretrained.load(folder, dtype=np.float32)
@@ -171,7 +171,7 @@ def _write_and_run(
 
 
 def _compare_on(path: str, preprocess: Preprocessing) -> np.ndarray:
-    """Returns some real images: of a path, or two photographs and digits of scikit-learn's."""
+    """Returns preprocessed images from a path, or scikit-learn's two photographs and digits."""
     if not path:
         from sklearn.datasets import load_sample_images
 
@@ -186,6 +186,6 @@ def _compare_on(path: str, preprocess: Preprocessing) -> np.ndarray:
     for file in files:
         try:
             made.append(preprocess(file))
-        except Exception as error:  # whatever a broken file makes Pillow raise
+        except Exception as error:  # a broken file can make Pillow raise anything
             raise ValueError(f"--images: {file} is no image: {error}.") from error
     return np.stack(made)

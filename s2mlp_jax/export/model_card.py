@@ -1,4 +1,4 @@
-"""The model card: a folder's README.md, in the form that hubs of models read."""
+"""The model card: a folder's README.md, in the format of model hubs."""
 
 import json
 import typing
@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from s2mlp_jax.data.views import eval_short_side
 from s2mlp_jax.saved.model_folder import ModelFolder
 
-LICENSE = "apache-2.0"  # that of this code; of weights it is for their owner to say
+LICENSE = "apache-2.0"  # licence of this code; the owner of weights chooses theirs
 _PAPER = "https://arxiv.org/abs/2106.07477"
 
 
 def write_card(content: ModelFolder, title: str, usage: str, license_name: str = LICENSE) -> str:
-    """Returns the card.
+    """Returns the model card in Markdown.
 
     Args:
-      title: of the model.
+      title: title of the model.
       usage: how these files are used, in Markdown; FOLDER stands for the folder.
-      license_name: of the weights, as hubs write it: "apache-2.0", "cc-by-4.0", "other", ...
+      license_name: licence of the weights, as hubs write it: "apache-2.0", "cc-by-4.0", ...
     """
     return "\n".join(
         [
@@ -67,12 +67,12 @@ def _front_matter(content: ModelFolder, title: str, license_name: str) -> Iterat
 
 
 def _quoted(text: str) -> str:
-    """Returns a string of YAML; those of JSON are."""
+    """Quotes a string for YAML; JSON strings are valid YAML."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def _dataset(split: str) -> str:
-    """The data set's name out of that of a split, "cifar10/3.0.2 train"; "" for a folder."""
+    """Returns the data set in a split name such as "cifar10/3.0.2 train"; "" for a folder."""
     return "" if split.startswith("folder:") else split.split("/")[0].split(" ")[0]
 
 
@@ -142,7 +142,7 @@ def _training(training: dict[str, typing.Any]) -> Iterator[str]:
     yield "| field | value |"
     yield "|---|---|"
     recipe = training["recipe"]
-    instead = "train.epochs" if recipe["train.steps"] else "train.steps"  # of the two
+    instead = "train.epochs" if recipe["train.steps"] else "train.steps"  # the unused one
     for field, value in recipe.items():
         if field != instead and value != "":
             yield f"| `{field}` | {value} |"

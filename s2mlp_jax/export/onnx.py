@@ -1,9 +1,9 @@
-"""A model in ONNX, for ONNX Runtime and what else reads it, by jax2onnx.
+"""Exports a model to ONNX with jax2onnx, for ONNX Runtime and other programs.
 
   session = onnxruntime.InferenceSession("model.onnx")
   (logits,) = session.run(["logits"], {"images": images})
 
-Images are (b, h, w, c), float32, normalised, of any number b; logits (b, classes).
+Images are (b, h, w, c), float32, normalised, with any batch size b; logits are (b, classes).
 """
 
 import contextlib
@@ -20,21 +20,21 @@ from s2mlp_jax.models import Model
 
 NEEDS: tuple[str, ...] = ("jax2onnx", "onnx", "onnxruntime")
 FILE = "model.onnx"
-OPSET = 21  # the first with the group norm that AS-MLP needs; the newer, the fewer can read it
-_TOLERANCE = 1e-4  # of logits, or of the largest one
+OPSET = 21  # the first with AS-MLP's group norm; fewer programs read newer ones
+_TOLERANCE = 1e-4  # absolute, or relative to the largest logit if above 1
 
 
 def write(
     folder: pathlib.Path, model: Model, variables: typing.Any, image_size: int, channels: int
 ) -> None:
-    """Writes model.onnx, checked by onnx.checker, and against the model on two random images.
+    """Writes model.onnx; checks it with onnx.checker and against the model on two random images.
 
     Args:
-      folder: exists.
-      model: of any family; what is written computes in float32.
-      variables: `{"params": ...}`, of numpy or jax arrays; a ResNet's "batch_stats" too.
-      image_size: pixels, of square images.
-      channels: of the images.
+      folder: existing folder.
+      model: model of any family; exported in float32.
+      variables: `{"params": ...}` of numpy or jax arrays; for a ResNet also "batch_stats".
+      image_size: side of the square images in pixels.
+      channels: number of image channels.
 
     Raises:
       ValueError: a package is missing, or jax2onnx cannot convert what the model computes.
@@ -43,7 +43,7 @@ def write(
     classify = classifier(model, variables)
 
     def classify_for_jax2onnx(images: jax.Array) -> jax.Array:
-        # Without jit inside of it: how jax 0.12 writes that down jax2onnx 0.13 cannot read.
+        # Without inner jit: jax2onnx 0.13 cannot read how jax 0.12 represents it.
         with jax.disable_jit():
             return classify(images)
 
@@ -60,9 +60,9 @@ def write(
             )
         except ValueError:
             raise
-        except Exception as error:  # NotImplementedError names a primitive; others are its bugs
+        except Exception as error:  # NotImplementedError names a primitive; others are bugs
             raise _unable(error) from error
-    # Shapes inside, which are not needed, and which jax2onnx has wrong for empty arrays.
+    # Drop inner shapes: they are not needed, and jax2onnx gets those of empty arrays wrong.
     del converted.graph.value_info[:]
     onnx.checker.check_model(converted, full_check=True)
     content = converted.SerializeToString()
@@ -72,7 +72,7 @@ def write(
 
 
 def run(folder: pathlib.Path, images: np.ndarray) -> np.ndarray:
-    """Maps normalised images (b, h, w, c), float32, to logits (b, classes) by the file alone.
+    """Maps normalised images (b, h, w, c), float32, to logits (b, classes) using only the file.
 
     Raises:
       ValueError: ONNX Runtime is not installed.
@@ -83,7 +83,7 @@ def run(folder: pathlib.Path, images: np.ndarray) -> np.ndarray:
 def _run(content: bytes, images: np.ndarray) -> np.ndarray:
     onnxruntime = require("onnxruntime", FILE)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # it warns of constants that are not used; errors are raised
+    options.log_severity_level = 4  # hides warnings of unused constants; errors are raised
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return np.asarray(session.run(["logits"], {"images": images})[0])
 
@@ -94,7 +94,7 @@ def _compare(content: bytes, images: np.ndarray, expected: np.ndarray) -> None:
         difference = np.abs(_run(content, images) - expected).max()
     except ValueError:
         raise
-    except Exception as error:  # onnxruntime has its own, one a kind of failure
+    except Exception as error:  # onnxruntime has one type per kind of failure
         raise _unable(error) from error
     if not difference <= _TOLERANCE * max(1.0, np.abs(expected).max()):
         raise _unable(f"jax2onnx makes another function of it, with logits {difference:.1e} off.")
@@ -107,7 +107,7 @@ def _unable(reason: object) -> ValueError:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides what jax2onnx logs: of plugins for other libraries, and shapes that it leaves open."""
+    """Hides jax2onnx's log messages on plugins for other libraries and on unknown shapes."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

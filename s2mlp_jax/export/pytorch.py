@@ -1,4 +1,4 @@
-"""S²-MLP in PyTorch: its weights, and the one file of code that they are for.
+"""Exports an S²-MLP to PyTorch: its weights, and the one code file that uses them.
 
 import sys; sys.path.insert(0, "FOLDER")
 import s2mlp
@@ -25,7 +25,7 @@ from s2mlp_jax.saved.arrays import flatten
 NEEDS: tuple[str, ...] = ("torch",)
 CODE, WEIGHTS, ARGUMENTS = "s2mlp.py", "model.pt", "model.json"
 
-# Fields of a variant that the PyTorch model has by the same name.
+# Fields of a variant that have the same name in the PyTorch model.
 _SAME = (
     *("dim", "depth", "patch_size", "expansion", "border", "norm", "norm_position", "norm_eps"),
     *("embed_norm", "final_norm", "drop_path", "drop_path_rule"),
@@ -38,14 +38,14 @@ def write(
     """Writes s2mlp.py, model.pt and model.json.
 
     Args:
-      folder: exists.
-      model: an S²-MLP; what is written computes in float32.
-      variables: `{"params": ...}`, of numpy or jax arrays.
-      image_size: pixels; the model takes any size that its patch divides.
-      channels: of the images.
+      folder: existing folder.
+      model: an S²-MLP; exported in float32.
+      variables: `{"params": ...}` of numpy or jax arrays.
+      image_size: not used; the model takes any size that is a multiple of its patch size.
+      channels: number of image channels.
 
     Raises:
-      ValueError: another model, or PyTorch is not installed.
+      ValueError: the model is not such an S²-MLP, or PyTorch is not installed.
     """
     arguments = _arguments(model.variant, model.num_classes, channels)
     torch = require("torch", WEIGHTS)
@@ -56,7 +56,7 @@ def write(
 
 
 def run(folder: pathlib.Path, images: np.ndarray) -> np.ndarray:
-    """Maps normalised images (b, h, w, c), float32, to logits (b, classes) by the files alone.
+    """Maps normalised images (b, h, w, c), float32, to logits (b, classes) using only the files.
 
     Raises:
       ValueError: PyTorch is not installed.
@@ -69,7 +69,7 @@ def run(folder: pathlib.Path, images: np.ndarray) -> np.ndarray:
 
 
 def load_code(folder: pathlib.Path) -> types.ModuleType:
-    """Imports the folder's s2mlp.py, which need not be on Python's path."""
+    """Imports the folder's s2mlp.py, which does not need to be on Python's path."""
     spec = importlib.util.spec_from_file_location("s2mlp", folder / CODE)
     assert spec is not None
     assert spec.loader is not None
@@ -79,10 +79,10 @@ def load_code(folder: pathlib.Path) -> types.ModuleType:
 
 
 def _arguments(v: Variant, num_classes: int, channels: int) -> dict[str, typing.Any]:
-    """Returns what the PyTorch model is made with.
+    """Returns the constructor arguments of the PyTorch model.
 
     Raises:
-      ValueError: a model that it cannot be.
+      ValueError: the PyTorch code does not support the model.
     """
     mixer = v.mixer_as(SpatialShift)
     if mixer is None:
@@ -111,7 +111,7 @@ def _arguments(v: Variant, num_classes: int, channels: int) -> dict[str, typing.
 
 
 def _state_dict(params: typing.Any, v: Variant, channels: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields PyTorch's names and arrays of our parameters."""
+    """Yields the PyTorch name and the array of each parameter."""
     for path, value in flatten(params).items():
         *parents, leaf = path.split("/")
         if leaf == "kernel" and parents == ["embed"]:  # rows are pixels of a patch, row by row

@@ -1,10 +1,10 @@
-"""S²-MLP (arXiv 2106.07477) in PyTorch: one file that needs torch alone.
+"""S²-MLP (arXiv 2106.07477) in PyTorch: one file that needs only torch.
 
   from s2mlp import load
   model = load("FOLDER")  # with model.json and model.pt; in evaluation mode
   logits = model(images)  # (b, c, h, w), float32, normalised -> (b, classes)
 
-Inside tokens are (b, h, w, c), so that every linear layer reads rows of memory.
+Internally tokens are (b, h, w, c), so that every linear layer reads contiguous channels.
 """
 
 import json
@@ -29,14 +29,14 @@ DIRECTIONS: dict[str, tuple[int, int]] = {
     "down-right": (1, 1),
     "stay": (0, 0),
 }
-PATTERN_A = ("right", "left", "down", "up")  # the paper's
+PATTERN_A = ("right", "left", "down", "up")  # the paper's pattern
 BORDERS = ("keep", "zero", "circular")
 
 
 def slide(x: Tensor, axis: int, step: int, border: str) -> Tensor:
     """Moves x (b, h, w, c) along an axis by a step of 1 or -1 tokens."""
     last = x.shape[axis] - 1
-    # Where a token comes in; around the corner it is the one that leaves on the other side.
+    # The edge where a token enters; with "circular" it is the one that leaves at the other edge.
     edge = 0 if step > 0 else last
     new = x.narrow(axis, last - edge if border == "circular" else edge, 1)
     if border == "zero":
@@ -47,14 +47,15 @@ def slide(x: Tensor, axis: int, step: int, border: str) -> Tensor:
 
 
 def move(x: Tensor, rows: int, columns: int, border: str) -> Tensor:
-    """Moves x (b, h, w, c) by at most one token an axis."""
+    """Moves x (b, h, w, c) by at most one token per axis."""
     moved = x
     if rows:
         moved = slide(moved, 1, rows, border)
     if columns:
         moved = slide(moved, 2, columns, border)
     if border == "keep" and rows and columns:
-        # Along the two edges where tokens come in their sources lie outside, but for `slide`.
+        # At the two edges where tokens enter, the diagonal source lies outside the grid, but the
+        # two slides copied a neighbour: keep the token's own value.
         inside = torch.ones(1, *x.shape[1:3], 1, dtype=torch.bool, device=x.device)
         inside[:, 0 if rows > 0 else -1] = False
         inside[:, :, 0 if columns > 0 else -1] = False
@@ -68,17 +69,17 @@ def spatial_shift(
     border: str = "keep",
     fraction: float = 1.0,
 ) -> Tensor:
-    """Cuts the channels into groups, and moves each by one token in its own direction.
+    """Splits the channels into groups and moves each group by one token in its direction.
 
-    Out of place: written into its own input, it would read what it has just overwritten.
+    Out of place: an in-place version would read values that it has just overwritten.
 
     Args:
       x: tokens (b, h, w, c); rows count from the top, columns from the left.
-      directions: one a group, keys of `DIRECTIONS`. Groups differ by one channel at the most,
-        the larger ones first.
-      border: what a token gets whose source lies outside the grid: "keep" its own value, "zero",
+      directions: one key of `DIRECTIONS` per group. Group sizes differ by at most one channel,
+        with the larger groups first.
+      border: value of a token whose source lies outside the grid: "keep", its own value; "zero";
         or "circular", the token at the opposite edge.
-      fraction: part of the channels that moves; the others stay, and come last.
+      fraction: fraction of the channels that move; the others come last and stay.
 
     Returns:
       (b, h, w, c).
@@ -90,7 +91,7 @@ def spatial_shift(
 
 
 class Affine(nn.Module):
-    """weight * x + bias for each channel, or weight * x."""
+    """weight * x + bias per channel, or weight * x."""
 
     def __init__(self, dim: int, bias: bool = True) -> None:
         super().__init__()
@@ -105,7 +106,7 @@ class Affine(nn.Module):
 
 
 class DropPath(nn.Module):
-    """In training drops x of each image with a probability, and scales it up where it stays."""
+    """In training, drops x of an image with a probability, and scales up the x that it keeps."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -139,7 +140,7 @@ class SpatialShiftMLP(nn.Module):
 
 
 class ChannelMLP(nn.Module):
-    """Linear, GELU, linear: on every token alone."""
+    """Linear, GELU, linear, on each token separately."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -174,26 +175,26 @@ class S2MLP(nn.Module):
     """An image classifier.
 
     Args:
-      num_classes: logits of an image.
-      dim: channels of a token.
-      depth: blocks.
-      patch_size: pixels a side of a token.
-      channels: of the images.
-      expansion: hidden width of the channel MLPs over `dim`.
+      num_classes: number of logits per image.
+      dim: channels per token.
+      depth: number of blocks.
+      patch_size: side of a patch in pixels.
+      channels: number of image channels.
+      expansion: hidden width of the channel MLPs divided by `dim`.
       shift: the direction of each group of channels, see `spatial_shift`.
       border: see `spatial_shift`.
-      shift_fraction: part of the channels that the shift moves.
+      shift_fraction: fraction of the channels that the shift moves.
       norm: "layer_norm", or "affine", as in the paper's deep model.
-      norm_position: in a block, "post" (the paper's) or "pre".
-      norm_eps: of layer_norm.
-      embed_norm: a norm after the patches' embedding.
-      final_norm: a norm before pooling.
-      layer_scale: a scale for each channel at the end of a branch.
-      drop_path: in training, how often the last block's branches are dropped.
-      drop_path_rule: "linear", from 0 in the first block on, or "constant".
+      norm_position: position of the norm in a block, "post" (the paper's) or "pre".
+      norm_eps: epsilon of layer_norm.
+      embed_norm: whether there is a norm after the patch embedding.
+      final_norm: whether there is a norm before pooling.
+      layer_scale: whether each branch ends with a scale per channel.
+      drop_path: in training, probability of dropping the branches of the last block.
+      drop_path_rule: "linear", from 0 in the first block, or "constant".
 
     Raises:
-      ValueError: a border, norm or direction that there is not.
+      ValueError: an unknown border, norm, norm position, drop path rule or direction.
     """
 
     def __init__(
@@ -249,7 +250,7 @@ class S2MLP(nn.Module):
         self.head = nn.Linear(dim, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps normalised images (b, c, h, w), whose sides the patch divides, to logits."""
+        """Maps normalised images (b, c, h, w), h and w multiples of the patch size, to logits."""
         patch = self.embed.kernel_size[0]
         if images.shape[-2] % patch or images.shape[-1] % patch:
             raise ValueError(f"{list(images.shape)}: sides must be multiples of {patch} pixels.")

@@ -1,10 +1,10 @@
-"""A model as one StableHLO function, which jax alone runs.
+"""Exports a model as one StableHLO function, which needs only jax to run.
 
   model = jax.export.deserialize(pathlib.Path("model.stablehlo").read_bytes())
   logits = model.call(images)  # (b, h, w, c), float32, normalised -> (b, classes), any b
 
-The weights are constants in it, and it is for CPUs, NVIDIA GPUs and TPUs. jax promises to read such
-a file for six months of its own versions after the one that wrote it.
+The weights are constants in the function, which runs on CPUs, NVIDIA GPUs and TPUs. jax promises
+that versions released up to six months after the one that wrote a file can read it.
 """
 
 import pathlib
@@ -29,11 +29,11 @@ def write(
     """Writes model.stablehlo.
 
     Args:
-      folder: exists.
-      model: of any family; what is written computes in float32.
-      variables: `{"params": ...}`, of numpy or jax arrays; a ResNet's "batch_stats" too.
-      image_size: pixels, of square images.
-      channels: of the images.
+      folder: existing folder.
+      model: model of any family; exported in float32.
+      variables: `{"params": ...}` of numpy or jax arrays; for a ResNet also "batch_stats".
+      image_size: side of the square images in pixels.
+      channels: number of image channels.
     """
     classify = classifier(model, variables)
     (batch,) = jax.export.symbolic_shape("b")
@@ -43,6 +43,6 @@ def write(
 
 
 def run(folder: pathlib.Path, images: np.ndarray) -> np.ndarray:
-    """Maps normalised images (b, h, w, c), float32, to logits (b, classes) by the file alone."""
+    """Maps normalised images (b, h, w, c), float32, to logits (b, classes) using only the file."""
     exported = jax.export.deserialize(bytearray((folder / FILE).read_bytes()))
     return np.asarray(exported.call(images))

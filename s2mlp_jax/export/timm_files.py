@@ -1,4 +1,4 @@
-"""Files of timm's weights: taken over, and given back."""
+"""Converts weights files from and to timm."""
 
 import typing
 
@@ -17,18 +17,19 @@ from s2mlp_jax.saved.weights_file import (
 def import_weights(
     source: str, name: str, output: str, num_classes: int, image_size: int, **fields: typing.Any
 ) -> Weights:
-    """Writes our file of weights, made of a state dict.
+    """Converts a state dict to our weights file.
 
     Args:
       source: file of the state dict.
       name: one of `list_models()`.
       output: file to write, NAME.safetensors.
-      num_classes: of the head.
-      image_size: pixels that the weights are for, of square images.
-      **fields: of the variant, where they differ from those of the name.
+      num_classes: number of outputs of the head.
+      image_size: side in pixels of the square images that the weights are for.
+      **fields: fields of the variant that differ from those of `name`.
 
     Raises:
-      ValueError: a model that timm has not, weights of another one, or a file that is none.
+      ValueError: timm does not have the model, the weights are of another model, or a file is
+        invalid.
     """
     check_ending(output, (".safetensors",))
     variant = get_variant(name, **fields)
@@ -41,19 +42,19 @@ def import_weights(
 def export_weights(
     source: str, output: str, checkpoint: str = "", which: str = "average"
 ) -> dict[str, typing.Any]:
-    """Writes a state dict, made of our file of weights or of a run.
+    """Converts our weights file, or the weights of a folder, to a state dict.
 
     Args:
-      source: a file that `import_weights` wrote, a model's folder, or that of a run.
+      source: file that `import_weights` wrote, or folder of a model or a run.
       output: file to write.
-      checkpoint: of a run: "latest", which "" is too, "best", or a step.
-      which: of a run's weights, "average" or "last".
+      checkpoint: checkpoint of a run: "latest" (also ""), "best", or a step.
+      which: weights of a run, "average" or "last".
 
     Returns:
       The state dict.
 
     Raises:
-      ValueError: a model that timm has not, no such file, run or checkpoint.
+      ValueError: timm does not have the model, or there is no such file, run or checkpoint.
     """
     check_ending(output)
     weights = read_any(source, checkpoint, which)

@@ -1,6 +1,7 @@
-"""How a weight of ours lies in PyTorch: one entry of a table, and those of each kind of layer.
+"""Layouts of our weights in PyTorch: the entry of a weight, and the entries of each layer type.
 
-Each function takes a layer's name here, as "block_00/mixer/fc_in", and there, as "blocks.0.fc1".
+Each function takes a layer's name in our model, such as "block_00/mixer/fc_in", and in timm, such
+as "blocks.0.fc1".
 """
 
 import typing
@@ -14,13 +15,13 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 
 class Entry(typing.NamedTuple):
-    """A weight here and there.
+    """A weight in our model and in timm's.
 
     Attributes:
       ours: its path in our variables, "params/head/kernel".
       torch: its name in timm's state dict, "head.weight".
-      our_shape, torch_shape: ours and timm's.
-      from_torch, to_torch: change an array of the one shape to one of the other.
+      our_shape, torch_shape: shapes of our array and of timm's.
+      from_torch, to_torch: functions that convert an array to our layout, and to timm's.
     """
 
     ours: str
@@ -35,7 +36,7 @@ CLASSES, CHANNELS, TOKENS = Free("classes"), Free("channels"), Free("tokens")
 
 
 def plain(ours: str, torch: str, shape: Shape, leading: int = 0) -> Entry:
-    """An array that has `leading` more sides of 1 in PyTorch, fewer if that is negative."""
+    """An array with `leading` more dimensions of size 1 in PyTorch, or fewer if negative."""
     there: Shape = (1,) * leading + shape[max(-leading, 0) :]
 
     def from_torch(x: np.ndarray) -> np.ndarray:
@@ -48,7 +49,7 @@ def plain(ours: str, torch: str, shape: Shape, leading: int = 0) -> Entry:
 
 
 def linear(ours: str, torch: str, inputs: int | Free, outputs: int | Free) -> list[Entry]:
-    """A linear layer: PyTorch keeps (outputs, inputs). Over the tokens it is no different."""
+    """A linear layer over channels or tokens: (outputs, inputs) in PyTorch."""
     name = f"params/{ours}/kernel"
     kernel = Entry(
         name, f"{torch}.weight", (inputs, outputs), (outputs, inputs), np.transpose, np.transpose
@@ -57,10 +58,10 @@ def linear(ours: str, torch: str, inputs: int | Free, outputs: int | Free) -> li
 
 
 def patches(torch: str, patch: int, dim: int) -> list[Entry]:
-    """The patch embedding: there a convolution (outputs, channels, rows, columns)."""
+    """The patch embedding: in PyTorch a convolution (outputs, channels, rows, columns)."""
 
     def from_torch(x: np.ndarray) -> np.ndarray:
-        return x.transpose(2, 3, 1, 0).reshape(-1, dim)  # (row, column, channel) as patches lie
+        return x.transpose(2, 3, 1, 0).reshape(-1, dim)  # (row, column, channel), as in a patch
 
     def to_torch(x: np.ndarray) -> np.ndarray:
         return x.reshape(patch, patch, -1, dim).transpose(3, 2, 0, 1)
@@ -77,7 +78,7 @@ def patches(torch: str, patch: int, dim: int) -> list[Entry]:
 
 
 def layer_norm(ours: str, torch: str, dim: int) -> list[Entry]:
-    """A layer norm's scale and bias; a group norm's are the same."""
+    """The scale and bias of a layer norm or a group norm."""
     return [
         plain(f"{ours}/scale", f"{torch}.weight", (dim,)),
         plain(f"{ours}/bias", f"{torch}.bias", (dim,)),
@@ -85,7 +86,7 @@ def layer_norm(ours: str, torch: str, dim: int) -> list[Entry]:
 
 
 def affine(ours: str, torch: str, dim: int) -> list[Entry]:
-    """ResMLP's affine, which timm keeps with sides of 1 for the images and tokens."""
+    """ResMLP's affine; timm's has dimensions of size 1 for the images and tokens."""
     return [
         plain(f"{ours}/scale", f"{torch}.alpha", (dim,), leading=2),
         plain(f"{ours}/bias", f"{torch}.beta", (dim,), leading=2),
@@ -93,7 +94,10 @@ def affine(ours: str, torch: str, dim: int) -> list[Entry]:
 
 
 def convolution(ours: str, torch: str, size: int, inputs: int | Free, outputs: int) -> Entry:
-    """A convolution without bias: there (outputs, inputs, rows, columns), here the reverse."""
+    """A convolution without bias: (outputs, inputs, rows, columns) in PyTorch.
+
+    Our kernel is (rows, columns, inputs, outputs).
+    """
     return Entry(
         f"params/{ours}/kernel",
         f"{torch}.weight",
@@ -105,7 +109,7 @@ def convolution(ours: str, torch: str, size: int, inputs: int | Free, outputs: i
 
 
 def batch_norm(ours: str, torch: str, dim: int) -> list[Entry]:
-    """A batch norm, with the running statistics that are a collection of their own here."""
+    """A batch norm; its running statistics are a separate collection in our variables."""
     statistics = [
         plain(f"{ours}/{here}", f"{torch}.running_{here}", (dim,)) for here in ("mean", "var")
     ]

@@ -1,7 +1,7 @@
-"""What our weights are called in timm: a table for each family of models.
+"""Names of our weights in timm: one table per model family.
 
-A family is told by the token mixer of a variant. timm's names are also those of the authors'
-checkpoints of DeiT, and of torchvision's ResNet.
+The token mixer of a variant determines its family. The authors' DeiT checkpoints and torchvision's
+ResNet use the same names as timm.
 """
 
 import typing
@@ -34,7 +34,7 @@ def _channel_mlp(ours: str, torch: str, variant: "Variant") -> list[Entry]:
 
 
 def _blocks(variant: "Variant") -> Iterator[tuple[str, str]]:
-    """Yields (our name, timm's name) of the blocks."""
+    """Yields (our name, timm's name) for each block."""
     for i in range(variant.depth):
         yield f"block_{i:02d}", f"blocks.{i}"
 
@@ -73,7 +73,7 @@ def _resmlp(variant: "Variant") -> list[Entry]:
 
 
 def _deit(variant: "Variant") -> list[Entry]:
-    dim, positions = variant.dim, Free("tokens", offset=1)  # the class token has one too
+    dim, positions = variant.dim, Free("tokens", offset=1)  # the class token also has a position
     entries = [
         *patches("patch_embed.proj", variant.patch_size, dim),
         plain("class_token", "cls_token", (1, 1, 1, dim), leading=-1),
@@ -122,12 +122,12 @@ def _resnet(variant: "Variant") -> list[Entry]:
 
 
 class Family(typing.NamedTuple):
-    """A model of timm's.
+    """A family of timm's models.
 
     Attributes:
-      label: for messages.
-      entries: makes the table of a variant.
-      skeleton: the fields that a variant must have as timm has them, and their values there.
+      label: name for messages.
+      entries: function that returns the table of a variant.
+      skeleton: fields of a variant that must equal timm's, with timm's values.
     """
 
     label: str
@@ -145,7 +145,7 @@ _PRE_NORM: dict[str, typing.Any] = {
     "position": "none",
 }
 
-# The token mixer of a variant, or "resnet" -> its family.
+# Token mixer of a variant, or "resnet" -> family.
 FAMILIES: dict[str, Family] = {
     "token_mlp": Family("MLP-Mixer", _mlp_mixer, {**_PRE_NORM, "layer_scale": 0.0}),
     "token_linear": Family("ResMLP", _resmlp, {**_PRE_NORM, "norm": "affine"}),
@@ -157,7 +157,7 @@ FAMILIES: dict[str, Family] = {
     "resnet": Family("ResNet", _resnet, {"patch_size": 4, "expansion": 4}),
 }
 
-# What ends the name of an array in a state dict that is no weight: a counter of batch norms.
+# Endings of names in a state dict that are not weights: a counter in batch norms.
 IGNORED: Sequence[str] = ("num_batches_tracked",)
 
 
@@ -165,7 +165,7 @@ def table(variant: "Variant") -> list[Entry]:
     """Returns the table of a variant.
 
     Raises:
-      ValueError: timm has no such family, or it differs from the variant in more than sizes.
+      ValueError: timm does not have the family, or the variant differs in more than sizes.
     """
     kind = "resnet" if variant.skeleton == "resnet" else variant.mixer
     if kind not in FAMILIES:

@@ -1,8 +1,7 @@
-"""Weights from and to PyTorch's models of timm, in numpy: no PyTorch, and no jax, is needed.
+"""Converts weights from and to timm's PyTorch models in numpy; needs neither PyTorch nor jax.
 
-What is renamed is in `torch_tables`, what is turned over in `torch_layouts`. Weights alone are
-mapped: that timm's model has the same epsilon in its norms, and as many heads, is up to who makes
-it.
+Names are mapped in `torch_tables`, and layouts in `torch_layouts`. Only weights are converted: the
+caller must create timm's model with the same epsilon in its norms and the same number of heads.
 """
 
 import typing
@@ -23,21 +22,21 @@ def from_torch(
     num_classes: int | None = None,
     image_size: int | None = None,
 ) -> dict[str, typing.Any]:
-    """Makes our variables of a state dict.
+    """Converts a state dict to our variables.
 
     Args:
       variant: MLP-Mixer, ResMLP, DeiT or ResNet.
       state_dict: timm's names -> arrays of any float type.
-      num_classes: what the head must have; as many as it has by default.
-      image_size: pixels, what the weights must be for; any by default.
+      num_classes: required number of outputs of the head; default: any.
+      image_size: required image size of the weights, in pixels; default: any.
 
     Returns:
-      `{"params": ...}`, nested, float32: what `model.apply` takes. A ResNet's running statistics
-      are its "batch_stats".
+      `{"params": ...}`, nested float32 arrays for `model.apply`; for a ResNet also "batch_stats",
+      its running statistics.
 
     Raises:
-      ValueError: a variant that timm has not; or names that are missing, names that are not
-        expected, and shapes that do not fit, all of them in one message.
+      ValueError: timm does not have the variant, or weights do not fit; one message lists all
+        missing names, unexpected names and wrong shapes.
     """
     entries = table(variant)
     arrays = {
@@ -57,17 +56,17 @@ def from_torch(
 
 
 def to_torch(variant: "Variant", variables: Mapping[str, typing.Any]) -> dict[str, np.ndarray]:
-    """Makes a state dict of our variables.
+    """Converts our variables to a state dict.
 
     Args:
       variant: MLP-Mixer, ResMLP, DeiT or ResNet.
-      variables: `{"params": ...}`, nested, of numpy or jax arrays.
+      variables: `{"params": ...}`, nested numpy or jax arrays.
 
     Returns:
       timm's names -> float32 arrays, for `load_state_dict`.
 
     Raises:
-      ValueError: as `from_torch`.
+      ValueError: as in `from_torch`.
     """
     entries = table(variant)
     arrays = flatten(variables)
@@ -79,7 +78,7 @@ def to_torch(variant: "Variant", variables: Mapping[str, typing.Any]) -> dict[st
 
 
 def _given(variant: "Variant", num_classes: int | None, image_size: int | None) -> dict[str, int]:
-    """Returns what is known of the sizes that a variant leaves open."""
+    """Returns the known sizes among those that a variant leaves open."""
     given = {}
     if num_classes is not None:
         given["classes"] = num_classes
