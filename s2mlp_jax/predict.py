@@ -1,10 +1,10 @@
-"""Says what is in images: the classes of each with their probabilities.
+"""Predicts the classes of images, with their probabilities.
 
   python -m s2mlp_jax.predict MODEL image.jpg folder/ ...
   python -m s2mlp_jax.predict MODEL folder/ --format=jsonl > predictions.jsonl
 
 MODEL is the folder of a run of main.py, or one that `python -m s2mlp_jax.export` wrote. Images are
-preprocessed as in the evaluation. A file that is no image is reported and passed over. Exit codes:
+preprocessed as in the evaluation. A file that is not an image is reported and skipped. Exit codes:
 0 done; 2 bad input; 4 some files were no images, the others are done.
 """
 
@@ -34,12 +34,12 @@ FORMATS: tuple[str, ...] = ("table", "jsonl", "csv")
 
 
 class Prediction(typing.NamedTuple):
-    """What a model says of a file.
+    """A model's prediction for a file.
 
     Attributes:
-      classes: the likeliest first; none if the file is no image.
-      probabilities: of these classes.
-      error: why the file is no image; "" if it is one.
+      classes: class indices, most likely first; empty if the file is not an image.
+      probabilities: probabilities of these classes.
+      error: why the file is not an image; "" if it is one.
     """
 
     file: pathlib.Path
@@ -55,14 +55,14 @@ def predict(
     batch_size: int = 64,
     num_threads: int = 16,
 ) -> Iterator[Prediction]:
-    """Yields a prediction for each file, in order; any number of files goes through.
+    """Yields a prediction for each file, in order; the number of files is not limited.
 
     Args:
       pretrained: from `s2mlp_jax.load`.
-      files: of images.
-      top: how many classes to name.
-      batch_size: images at once; the last batch is filled up.
-      num_threads: that read and decode.
+      files: image files.
+      top: number of classes per prediction.
+      batch_size: images per batch; the last batch is padded.
+      num_threads: number of threads that read and decode.
     """
     preprocess = pretrained.preprocess
     classify = compiled(pretrained)
@@ -73,7 +73,7 @@ def predict(
             chunk = itertools.islice(files, batch_size)
             return [(file, pool.submit(_read, preprocess, file)) for file in chunk]
 
-        # Two batches are being read while the one before is classified.
+        # Two batches are read ahead while the previous one is classified.
         ahead = collections.deque([read_batch(), read_batch()])
         while batch := ahead.popleft():
             ahead.append(read_batch())
@@ -85,7 +85,7 @@ def predict(
                     yield Prediction(file, (), (), found)
                     continue
                 logits = next(rows)
-                # Of the logits, and stable: ties go to the lower class, as in the evaluation.
+                # A stable sort of the logits: ties go to the lower class, as in the evaluation.
                 best = np.argsort(-logits, kind="stable")[:top]
                 e = np.exp(logits.astype(np.float64) - logits.max())
                 shares = e / e.sum()
@@ -93,7 +93,7 @@ def predict(
 
 
 def _filled(images: list[np.ndarray], batch_size: int, preprocess: Preprocessing) -> np.ndarray:
-    """Returns a whole batch of pixels, the images and black ones: one shape, compiled once."""
+    """Pads the images with black ones to a full batch: one shape, compiled once."""
     size = preprocess.image_size
     batch = np.zeros((batch_size, size, size, preprocess.channels), np.uint8)
     for row, image in zip(batch, images, strict=False):
@@ -102,15 +102,15 @@ def _filled(images: list[np.ndarray], batch_size: int, preprocess: Preprocessing
 
 
 def _read(preprocess: Preprocessing, file: pathlib.Path) -> np.ndarray | str:
-    """Returns a file's pixels, or why it has none."""
+    """Returns a file's pixels, or the reason why it cannot be read."""
     try:
         return preprocess.pixels(file)
-    except Exception as error:  # whatever a broken file makes Pillow raise
+    except Exception as error:  # a broken file can make Pillow raise anything
         return str(error) or type(error).__name__
 
 
 def _writer(how: str, names: Sequence[str], top: int) -> Callable[[Prediction], None]:
-    """Returns what writes one prediction to standard output."""
+    """Returns a function that writes one prediction to standard output."""
     table = csv.writer(sys.stdout)
     if how == "csv":
         columns = ((f"class_{i}", f"probability_{i}") for i in range(1, top + 1))
@@ -150,9 +150,9 @@ def _parser() -> Parser:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Predicts; returns the exit code."""
+    """Runs the command; returns the exit code."""
     flags = _parser().parse_args(arguments)
-    logging.set_verbosity(logging.ERROR)  # Orbax tells much
+    logging.set_verbosity(logging.ERROR)  # Orbax logs a lot
     for name in ("top", "batch_size", "num_threads"):
         if getattr(flags, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(flags, name)}.")
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed, started = 0, time.perf_counter()
     batch_size = min(flags.batch_size, len(files))
     predictions = predict(pretrained, files, top, batch_size, flags.num_threads)
-    # No bar where the lines of the predictions would tear it.
+    # No progress bar on a terminal that also shows the predictions: their lines would break it.
     quiet = True if sys.stdout.isatty() else None
     for prediction in tqdm(predictions, total=len(files), unit="image", disable=quiet):
         write(prediction)
@@ -186,7 +186,7 @@ if __name__ == "__main__":
     try:
         code = main()
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read, `head` say, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+    except BrokenPipeError:  # the reader, such as `head`, closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         code = 0
     sys.exit(code)

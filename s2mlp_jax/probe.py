@@ -1,10 +1,10 @@
-"""How much a model's frozen features know of a data set: nearest neighbours, and a linear probe.
+"""Evaluates a model's frozen features on a data set: nearest neighbours and a linear probe.
 
   python -m s2mlp_jax.probe MODEL digits
   python -m s2mlp_jax.probe MODEL folder:/my/images --eval_split=val
 
 MODEL is the folder of a run of main.py, or one that `python -m s2mlp_jax.export` wrote. Features
-are what its head sees, of images preprocessed as in the evaluation; scikit-learn does the fitting.
+are the input of its head, for images preprocessed as in the evaluation; scikit-learn fits on them.
 Exit codes: 0 done; 2 bad input.
 """
 
@@ -30,7 +30,7 @@ def features(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the pooled features of a split's images, (n, c) float32, and their labels, (n,)."""
     pooled, preprocess = compiled(pretrained, "pooled"), pretrained.preprocess
-    split = split.read_with(preprocess.channels)  # grey or in colour, as the model wants them
+    split = split.read_with(preprocess.channels)  # grey or colour, as the model expects
     batch_size = min(batch_size, len(split))
     positions = np.arange(batch_size)
     found, labels = [], []
@@ -43,14 +43,15 @@ def features(
 def nearest_neighbors(
     fit: tuple[np.ndarray, np.ndarray], judge: tuple[np.ndarray, np.ndarray], neighbors: int = 20
 ) -> float:
-    """Returns the accuracy of a vote of the nearest images by the cosine of their features.
+    """Returns the accuracy of a nearest-neighbour vote by the cosine distance of features.
 
     Args:
       fit: features and labels to fit on, as `features` returns them.
       judge: features and labels to evaluate on.
-      neighbors: how many vote, of the fitted at the most, each by the inverse of its distance.
+      neighbors: number of neighbours that vote, at most the number of fitted images; each vote is
+        weighted by the inverse of the distance.
     """
-    from sklearn.neighbors import KNeighborsClassifier  # here: it takes a while
+    from sklearn.neighbors import KNeighborsClassifier  # here, as the import is slow
 
     neighbors = min(neighbors, len(fit[0]))
     classifier = KNeighborsClassifier(neighbors, metric="cosine", weights="distance")
@@ -67,7 +68,7 @@ def linear_probe(
     Args:
       fit: features and labels to fit on, as `features` returns them.
       judge: features and labels to evaluate on.
-      inverse_penalty: scikit-learn's C: the larger, the less the weights are held small.
+      inverse_penalty: scikit-learn's C, the inverse of the regularization strength.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -78,7 +79,7 @@ def linear_probe(
         StandardScaler(), LogisticRegression(C=inverse_penalty, max_iter=1000)
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # after 1000 steps it is near enough
+        warnings.simplefilter("ignore", ConvergenceWarning)  # close enough after 1000 steps
         return float(classifier.fit(*fit).score(*judge))
 
 
@@ -103,9 +104,9 @@ def _parser() -> Parser:
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Probes; returns the exit code."""
+    """Runs the command; returns the exit code."""
     flags = _parser().parse_args(arguments)
-    logging.set_verbosity(logging.ERROR)  # Orbax tells much
+    logging.set_verbosity(logging.ERROR)  # Orbax logs a lot
     for name in ("neighbors", "inverse_penalty", "batch_size"):
         if getattr(flags, name) <= 0:
             raise ValueError(f"--{name} must be greater than 0, got {getattr(flags, name)}.")
