@@ -1,10 +1,10 @@
-"""What the augmentation on the device costs: against the training step that it is part of.
+"""The cost of the augmentation on the device, compared with the whole training step.
 
     python -m benchmarks.augmentation --output=results/augmentation.md
 
-Steps of the recipe at 224x224 pixels, with and without RandAugment, erasing, mixup and cutmix,
-by turns; then the parts of the augmentation alone. Where dm-pix and augmax are installed, what
-they have of RandAugment is timed beside ours, and all is compared with Pillow's pixels.
+Measures steps of the recipe at 224x224 pixels, with and without RandAugment, erasing, mixup and
+cutmix, alternately; then each part of the augmentation alone. If dm-pix or augmax is installed,
+its RandAugment operations are timed beside ours, and all results are compared with Pillow's.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ from s2mlp_jax.train.experiment import create_experiment
 from s2mlp_jax.train.step import make_train_step
 from s2mlp_jax.visualize import load_images
 
-LEVEL = 9.0  # the recipe's, of 10
+LEVEL = 9.0  # the recipe's magnitude, on a scale of 0 to 10
 DEGREES = 30.0 * LEVEL / 10
 BARE = {"augment.randaugment_ops": 0, "augment.erasing_prob": 0.0, "augment.mix_prob": 0.0}
 
@@ -47,7 +47,7 @@ def take_steps(config: ml_collections.ConfigDict) -> Callable[[], float]:
 
 
 def steps(model: str, dtype: str, batch_size: int) -> dict[str, Callable[[], float]]:
-    """Returns the training step of the whole recipe, and of one without the device's part."""
+    """Returns measurements of the training step, with and without augmentation on the device."""
     overrides = {"data.name": "synthetic", "train.batch_size": batch_size, "train.dtype": dtype}
     whole = config_lib.load_config(common.config_file(model), overrides)
     return {
@@ -57,7 +57,7 @@ def steps(model: str, dtype: str, batch_size: int) -> dict[str, Callable[[], flo
 
 
 def parts(images: np.ndarray) -> dict[str, Callable[[], float]]:
-    """Returns RandAugment, erasing and mixing, each alone."""
+    """Returns measurements of normalisation alone, and with RandAugment, erasing or mixing."""
     options = config_lib.to_options(config_lib.load_config(common.config_file("s2mlp_wide")))
     recipe, data, key = options.augment, options.data, jax.random.key(0)
     batch = {"image": jnp.asarray(images), "label": jnp.arange(len(images))}
@@ -82,15 +82,15 @@ def parts(images: np.ndarray) -> dict[str, Callable[[], float]]:
 
 
 class Rival(typing.NamedTuple):
-    """An operation, done by us and by libraries, and by Pillow for comparison."""
+    """An operation in other libraries, and in Pillow as the reference."""
 
     operation: str
     pillow: Callable[[Image.Image], Image.Image]
-    libraries: dict[str, Callable[[jax.Array], jax.Array]]  # of one image, floats in [0, 1]
+    libraries: dict[str, Callable[[jax.Array], jax.Array]]  # one image of floats in [0, 1]
 
 
 def rivals() -> list[Rival]:
-    """Returns the operations that dm-pix or augmax, where installed, do as well, at level 9."""
+    """Returns the operations at level 9 that dm-pix or augmax, if installed, also have."""
     factor = 1.0 + 0.9 * LEVEL / 10
     threshold = 256 - int(256 * LEVEL / 10)
     found: dict[str, dict[str, Callable[[jax.Array], jax.Array]]] = {
@@ -119,7 +119,7 @@ def rivals() -> list[Rival]:
 
 
 def compare_libraries(images: np.ndarray, rounds: int) -> list[list[str]]:
-    """Returns the rows: an operation by whom, how long it takes, how far it is from Pillow."""
+    """Returns table rows: operation and library, time per image, differences from Pillow."""
     count, on_device = len(images), jnp.asarray(images)
     rows = []
     for rival in rivals():

@@ -1,12 +1,13 @@
-"""A training step of this checkout against that of another commit: time and memory, side by side.
+"""Compares time and memory of a training step between this checkout and another commit.
 
     python -m benchmarks.commits 46211f7 --dtype=bfloat16 --output=results/float32_sums.md
 
-Instead of a commit it takes a folder with another copy of the repository, where there is no git.
+Instead of a commit, it also accepts a folder with another copy of the repository, for machines
+without git.
 
-The loss of a batch and its gradient, without optimizer and augmentation, of models as their names
-are, in one process for each commit. The processes take turns, so that both see the same machine.
-For a GPU take --batch_size=512 --depth=0.
+Measures the loss of a batch and its gradient, without optimizer and augmentation, for models with
+their default fields. There is one process per commit; the processes take turns, so that both see
+the same load on the machine. For a GPU, use --batch_size=512 --depth=0.
 """
 
 import contextlib
@@ -21,15 +22,15 @@ from collections.abc import Callable, Iterator
 
 from benchmarks import common
 
-Step = Callable[[], float]  # takes a step, and returns its seconds
+Step = Callable[[], float]  # takes one step and returns its seconds
 
 MODELS = (
     *("s2mlp_wide", "s2mlp_deep", "mlp_mixer_b16", "resmlp_12", "s2mlp_v2_small_7"),
     *("vip_small_7", "as_mlp_t", "deit_s", "resnet_50"),
 )
 
-# What a process does, in a checkout of any commit: what it uses of it is public. It compiles, tells
-# the bytes of temporaries, and then takes a step for each line that it reads.
+# The program of a worker. It uses only the public API, so that it runs in a checkout of any commit.
+# It compiles, prints the bytes of temporaries, and then takes one step per line of its stdin.
 _WORKER = """
 import json, sys, time
 import jax, jax.numpy as jnp, optax
@@ -65,7 +66,7 @@ for _ in sys.stdin:
 
 @contextlib.contextmanager
 def checkout(commit: str) -> Iterator[pathlib.Path]:
-    """Yields a folder with the files of a commit, while the context lasts; a folder as it is."""
+    """Yields a temporary folder with the files of a commit; yields an existing folder itself."""
     if pathlib.Path(commit).is_dir():
         yield pathlib.Path(commit).resolve()
         return
@@ -81,11 +82,11 @@ def checkout(commit: str) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def worker(folder: pathlib.Path, *arguments: str) -> Iterator[tuple[int, Step]]:
-    """Starts a process in a checkout; yields its bytes of temporaries, and what takes a step."""
+    """Starts a process in a checkout; yields its bytes of temporaries, and its step function."""
     process = subprocess.Popen(
         [sys.executable, "-c", _WORKER, *arguments],
         cwd=folder,
-        # Several processes share a GPU's memory: none may take most of it at its start.
+        # Several processes share the GPU's memory, so none may preallocate most of it.
         env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""What the benchmarks share: measuring candidates by turns, ratios, and the Markdown report."""
+"""Code shared by the benchmarks: alternating measurements, ratios, and the Markdown report."""
 
 import argparse
 import ctypes
@@ -21,7 +21,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 
 def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
-    """Returns a parser with the flags of every benchmark, --rounds and --output."""
+    """Returns a parser with the flags that all benchmarks share, --rounds and --output."""
     result = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -36,14 +36,15 @@ def config_file(name: str) -> str:
 
 
 def keep_memory() -> str:
-    """Makes malloc keep what is freed; to be called before the first array. Returns a note.
+    """Makes malloc keep freed memory, and returns a note for the report.
 
-    By default glibc hands large buffers back, or not, as it happens. A program of one small
-    operation then spends more time on the page faults of new memory than on the operation, and
-    not the same time twice. In a training step hundreds of operations share the memory of one.
+    Call it before the first array. By default, glibc may or may not return a large buffer to the
+    system. A program with one small operation then spends more time on page faults of new memory
+    than on the operation, and this time varies. In a training step, hundreds of operations reuse
+    the same memory.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    # One arena, no trimming, no mmap below 1 GiB: M_ARENA_MAX, M_TRIM_, M_MMAP_THRESHOLD.
+    # M_ARENA_MAX, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD: one arena, no trim, no mmap below 1 GiB.
     settings = ((-8, 1), (-1, 2**31 - 1), (-3, 2**30))
     if mallopt is not None and all(mallopt(name, value) for name, value in settings):
         return "malloc keeps freed memory, so no time is spent on page faults."
@@ -51,7 +52,7 @@ def keep_memory() -> str:
 
 
 def seconds(function: Callable[..., Any], *args: Any) -> Callable[[], float]:
-    """Returns a measurement: one call of a jitted function until its result is there."""
+    """Returns a measurement: seconds per call of a jitted function until its result is ready."""
 
     def measure() -> float:
         start = time.perf_counter()
@@ -64,14 +65,14 @@ def seconds(function: Callable[..., Any], *args: Any) -> Callable[[], float]:
 def alternate(
     measurements: Mapping[str, Callable[[], float]], rounds: int, warmup: int = 3
 ) -> dict[str, list[float]]:
-    """Takes every measurement once a round, so that all of them see the same machine.
+    """Takes every measurement once per round, so that all of them see the same load.
 
-    What else runs on a machine changes over seconds; candidates measured one after the other
-    would each get another share of it. Who goes first changes from round to round, as a
-    candidate's caches are those that the one before it left.
+    The load of a machine changes within seconds; candidates measured one after the other would
+    see different loads. The order changes from round to round, because a candidate starts with
+    the caches that the previous one left.
 
     Returns:
-      name -> its figures, one a round. Those of the `warmup` rounds are left out.
+      name -> its figures, one per round, without the `warmup` rounds.
     """
     figures: dict[str, list[float]] = {name: [] for name in measurements}
     rng = np.random.default_rng(0)
@@ -84,7 +85,7 @@ def alternate(
 
 
 def ratio(figures: Sequence[float], reference: Sequence[float]) -> str:
-    """Formats the median over the rounds of a candidate's figure over the reference's."""
+    """Formats the median over the rounds of figure / reference."""
     return f"{np.median(np.divide(figures, reference)):.2f}"
 
 
@@ -100,7 +101,7 @@ def milliseconds(figures: Sequence[float]) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a Markdown table, the first column to the left and the others to the right."""
+    """Returns a Markdown table; the first column is left-aligned, the others right-aligned."""
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -113,12 +114,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def header(title: str) -> str:
-    """Returns the title, and with what, on what and when the numbers were taken."""
+    """Returns the title and the command, commit, date, versions and hardware."""
     now = environment()
     command = shlex.join(
         ["python", "-m", f"benchmarks.{pathlib.Path(sys.argv[0]).stem}", *sys.argv[1:]]
     )
-    # Of a busy machine the ratios are still of use, the milliseconds are not.
+    # On a busy machine, ratios are still useful, milliseconds are not.
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     installed = (f"{k} {v}" for k, v in now["versions"].items() if v != "not installed")
     lines = [
@@ -133,7 +134,7 @@ def header(title: str) -> str:
 
 
 def publish(parts: Sequence[str], output: str | None) -> None:
-    """Prints the parts of a report, and writes them to a file if one is named."""
+    """Prints the parts of a report, and writes them to a file if `output` is given."""
     text = "\n\n".join(parts) + "\n"
     print(text)
     if output:

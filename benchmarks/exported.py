@@ -1,10 +1,10 @@
-"""Whether a trained model says the same in every format, on all images that it is judged by.
+"""Compares the predictions of a trained model in every export format, on all evaluation images.
 
     python -m benchmarks.exported RUN --output=results/exported.md
 
 RUN is the folder of a run of main.py; needs requirements-export.txt. Each format is written by
-`python -m s2mlp_jax.export` and run in a fresh process, in an empty folder; but for the folder,
-which is this package's own, without this package.
+`python -m s2mlp_jax.export` and run in a new process in an empty folder, without this package.
+Only the format "folder" is read by this package.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from s2mlp_jax.saved.pretrained import Pretrained
 from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train.experiment import open_data
 
-# images -> logits, as the card of the format says; MODEL is its folder.
+# Programs from images to logits, as on the card of each format; MODEL is the exported folder.
 _PROGRAMS = {
     "folder": """
 import s2mlp_jax
@@ -58,18 +58,18 @@ logits = logits.detach().numpy()
 
 
 def run_elsewhere(kind: str, model: pathlib.Path, images: np.ndarray) -> np.ndarray:
-    """Runs an exported model in a process of its own, away from this repository.
+    """Runs an exported model in a new process, outside this repository.
 
     Args:
       kind: one of `FORMATS`.
-      model: the folder that was written.
+      model: the exported folder.
       images: (b, h, w, c), float32, normalised.
 
     Returns:
       Logits (b, classes).
 
     Raises:
-      subprocess.CalledProcessError: it does not run.
+      subprocess.CalledProcessError: if the program fails.
     """
     program = f'import sys, numpy as np\nimages = np.load("images.npy")\n{_PROGRAMS[kind]}'
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -87,7 +87,7 @@ def run_elsewhere(kind: str, model: pathlib.Path, images: np.ndarray) -> np.ndar
 
 
 def read_images(loaded: Pretrained, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Returns all images of a split as the model takes them, (n, h, w, c), and their labels."""
+    """Returns the preprocessed images (n, h, w, c) of a split, and their labels (n,)."""
     preprocess, examples = loaded.preprocess, [split.source[i] for i in range(len(split))]
     decoded = (decode(example, preprocess.channels, split.name) for example in examples)
     labels = np.array([example["label"] for example in examples])
@@ -95,7 +95,7 @@ def read_images(loaded: Pretrained, split: Split) -> tuple[np.ndarray, np.ndarra
 
 
 def main() -> None:
-    """Exports, runs, and reports."""
+    """Exports a run, runs all formats, and writes the report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

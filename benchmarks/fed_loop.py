@@ -2,16 +2,16 @@
 
     python -m benchmarks.fed_loop --data_dir=... --output=results/fed_loop.md
 
-data_dir holds imagenet2012, as written by `python -m s2mlp_jax.data.prepare`; a few dozen images
-will do, they are repeated. Every loop is `train_and_evaluate` at 224x224 pixels with the recipe's
-crops, flips and three views an image, and logs its own images per second and what its devices
-waited for data.
+data_dir contains imagenet2012, as written by `python -m s2mlp_jax.data.prepare`; a few dozen
+images are enough, since they are repeated. Every loop is `train_and_evaluate` at 224x224 pixels
+with the recipe's crops, flips and three views per image. It logs images per second and the time
+that the devices wait for data.
 
-- s2mlp_wide, on the devices that are here. On a CPU it shares the cores with the pipeline.
-- A stand-in for an accelerator: a step that takes its time asleep, so that the cores are the
-  pipeline's. It takes 0.5, 0.8, 0.95 and 4 times the images per second that the pipeline makes
-  alone, as measured right before: with the last the devices wait most of the time, and the log
-  has to say so.
+- s2mlp_wide, on the devices of this machine. On a CPU it shares the cores with the pipeline.
+- A stand-in for an accelerator: a step that sleeps, so that the pipeline has all cores. It
+  consumes 0.5, 0.8, 0.95 and 4 times the images per second that the pipeline alone produces,
+  measured just before. With the last factor the devices wait most of the time, and the log must
+  show this.
 """
 
 import contextlib
@@ -38,12 +38,12 @@ from s2mlp_jax.data.noise import open_noise
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train import experiment, loop
 
-SPEEDS = (0.5, 0.8, 0.95, 4.0)  # of the stand-in, over the pipeline's
+SPEEDS = (0.5, 0.8, 0.95, 4.0)  # images per second of the stand-in / the pipeline
 _ASLEEP_BATCH = 64
 
 
 class Loop(typing.NamedTuple):
-    """What a loop logged: its rate, and the part of the time that its devices waited for data."""
+    """Logged figures of a loop: images per second, and the fraction of time waiting for data."""
 
     images_per_second: float
     data_wait: float
@@ -52,10 +52,13 @@ class Loop(typing.NamedTuple):
 def make_config(
     batch_size: int, every: int, lines: int, **model: typing.Any
 ) -> ml_collections.ConfigDict:
-    """Returns the config of a loop that logs `lines` lines, and one before to warm up.
+    """Returns the config of a loop that logs one line to warm up and then `lines` lines.
 
     Args:
-      model: fields of s2mlp_wide to be changed.
+      batch_size: images per step.
+      every: steps per line of the log.
+      lines: number of measured lines.
+      **model: fields of s2mlp_wide to change.
     """
     overrides = {
         **{f"model.{field}": value for field, value in model.items()},
@@ -74,15 +77,15 @@ def make_config(
 
 
 def run_loop(config: ml_collections.ConfigDict, images: sources.Split) -> Loop:
-    """Trains once, in a new folder."""
-    splits = images, open_noise("test[:4]")  # the evaluation is not what is measured
+    """Trains once in a new folder; returns the logged figures."""
+    splits = images, open_noise("test[:4]")  # the evaluation is not measured
     run = experiment.create_experiment(config, splits=splits)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return Loop(*loop_rate(run))
 
 
 def sleeping_step(seconds: float) -> typing.Any:
-    """Returns a stand-in for `make_train_step`, whose step sleeps and leaves the state alone."""
+    """Returns a stand-in for `make_train_step`; its step sleeps and changes only the counter."""
 
     def sleep(step: jax.Array, pixel: jax.Array) -> jax.Array:
         del pixel
@@ -93,7 +96,7 @@ def sleeping_step(seconds: float) -> typing.Any:
         state: typing.Any, batch: dict[str, jax.Array], key: jax.Array
     ) -> tuple[typing.Any, dict[str, jax.Array]]:
         del key
-        # It cannot begin before the last one has ended and the batch is there.
+        # The inputs make the step wait for the previous step and for the batch.
         pixel = batch["image"][0, 0, 0, 0]
         now = jax.ShapeDtypeStruct((), jnp.int32)
         ended = jax.pure_callback(sleep, now, state.step, pixel) + 1
@@ -105,7 +108,7 @@ def sleeping_step(seconds: float) -> typing.Any:
 
 
 def pipeline_rate(config: ml_collections.ConfigDict, images: sources.Split, batches: int) -> float:
-    """Returns the images per second of the pipeline alone, placed on the device."""
+    """Returns the images per second of the pipeline alone, including the copy to the device."""
     splits = images, open_noise("test[:4]")
     run = experiment.create_experiment(config, splits=splits)
     stream = run.train_batches(0)
@@ -123,7 +126,7 @@ def pipeline_rate(config: ml_collections.ConfigDict, images: sources.Split, batc
 def compare(
     config: ml_collections.ConfigDict, real: sources.Split, rounds: int
 ) -> Iterator[tuple[Loop, Loop]]:
-    """Yields the loop with real and with synthetic images, by turns."""
+    """Yields the figures of the loop with real and with synthetic images, run alternately."""
     synthetic = open_noise(f"train[:{len(real)}]")
     for i in range(rounds):
         pair = {}
@@ -133,7 +136,7 @@ def compare(
 
 
 def row(name: str, pairs: list[tuple[Loop, Loop]]) -> list[str]:
-    """Formats one line of the table."""
+    """Formats one row of the table."""
     fed, synthetic = zip(*pairs, strict=True)
     rates = [[loop.images_per_second for loop in loops] for loops in (fed, synthetic)]
     waits = [100 * loop.data_wait for loop in fed]
@@ -151,12 +154,12 @@ def main() -> None:
     parser.add_argument("--data_dir", required=True, help="of imagenet2012")
     parser.add_argument("--batch_size", type=int, default=6, help="of s2mlp_wide; default 6")
     args = parser.parse_args()
-    logging.set_verbosity(logging.ERROR)  # Orbax tells of every checkpoint
+    logging.set_verbosity(logging.ERROR)  # Orbax logs every checkpoint
     top = common.header("A fed training loop")
     real = open_repeated(FULL, args.data_dir)
     rows = []
 
-    # A step asleep computes nothing; with a small model its state takes no time either.
+    # The sleeping step computes nothing; a small model makes the cost of its state negligible.
     small = make_config(_ASLEEP_BATCH, every=12, lines=4, depth=1, dim=16)
     alone: list[float] = []
     by_speed: dict[float, list[tuple[Loop, Loop]]] = {speed: [] for speed in SPEEDS}
@@ -172,7 +175,7 @@ def main() -> None:
         rows.append(row(f"asleep, {speed:g} times the pipeline", pairs))
 
     with tempfile.TemporaryDirectory() as cache:
-        jax.config.update("jax_compilation_cache_dir", cache)  # so that all but the first read it
+        jax.config.update("jax_compilation_cache_dir", cache)  # compile once
         wide = make_config(args.batch_size, every=1, lines=4)
         rows.insert(0, row("s2mlp_wide, these devices", list(compare(wide, real, args.rounds))))
     notes = (

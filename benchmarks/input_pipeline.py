@@ -1,22 +1,23 @@
-"""Images per second from prepared ImageNet records to a batch in device memory, ours and others'.
+"""Images per second from prepared ImageNet records to batches in device memory, ours and others'.
 
     python -m benchmarks.input_pipeline --data_dir=... --output=results/input_pipeline.md
 
-data_dir holds imagenet2012 and imagenet2012_256, its copy with the short side at 256 pixels, both
-written by `python -m s2mlp_jax.data.prepare`. A few dozen images will do, they are repeated. Every
-pipeline makes random resized crops of 224 pixels, bicubic, flipped or not, in uint8 batches, and
-ends with the batch in device memory:
+data_dir contains imagenet2012 and imagenet2012_256, its copy with the short side at 256 pixels,
+both written by `python -m s2mlp_jax.data.prepare`. A few dozen images are enough, since they are
+repeated. Every pipeline makes bicubic random resized crops of 224 pixels with random flips, in
+uint8 batches, and ends with the batch in device memory:
 
-- ours: `train_batches` and `shard_batch`, as the training loop uses them, a thread a core.
+- ours: `train_batches` and `shard_batch`, as in the training loop, with one thread per core.
 - tf.data: parse, sample_distorted_bounding_box, decode_and_crop_jpeg, resize, batch, prefetch, all
   with AUTOTUNE and in any order. It reads the same records from a TFRecord file, as it cannot
-  read ArrayRecord. Its bicubic resize does not antialias, which is how it is mostly used; with
-  antialiasing, as Pillow and we do it, it is a row of its own.
-- DataLoader: Pillow and torchvision's transforms in a worker process a core, if torch is
+  read ArrayRecord. Its bicubic resize is usually used without antialiasing; a separate row has
+  antialiasing, as Pillow and our pipeline do.
+- DataLoader: Pillow and torchvision's transforms with one worker process per core, if torch is
   installed (--torch_python names another interpreter that has it).
 
-Each runs in a process of its own that is asked, by turns, for some batches, once all the others
-have filled their buffers and sleep. What was buffered is thrown away before the clock starts.
+Each pipeline runs in its own process. The processes take turns in producing some batches; a turn
+starts when all other processes have filled their buffers and are idle. Buffered batches are
+discarded before the clock starts.
 """
 
 import functools
@@ -36,7 +37,7 @@ from benchmarks.pipelines import FULL, PIPELINES, SMALL
 
 
 def serve(pipeline: str, name: str, data_dir: str, batch_size: int) -> None:
-    """Answers each number of batches on stdin with the images per second, and CPU ms an image."""
+    """Reads numbers of batches from stdin; prints images per second and CPU ms per image."""
     batches = PIPELINES[pipeline](name, data_dir, batch_size)
     me = psutil.Process()
 
@@ -46,7 +47,7 @@ def serve(pipeline: str, name: str, data_dir: str, batch_size: int) -> None:
 
     for line in sys.stdin:
         count = int(line)
-        for _ in range(24):  # all that can have been buffered, and the start
+        for _ in range(24):  # discards buffered batches; also warms up
             jax.block_until_ready(next(batches))
         start, cpu = time.perf_counter(), cpu_seconds()
         for _ in range(count):
@@ -54,7 +55,7 @@ def serve(pipeline: str, name: str, data_dir: str, batch_size: int) -> None:
         seconds, cpu = time.perf_counter() - start, cpu_seconds() - cpu
         images = count * batch_size
         print("measured", json.dumps([images / seconds, 1e3 * cpu / images]), flush=True)
-    os._exit(0)  # with whatever threads and workers there are
+    os._exit(0)  # without waiting for threads and workers
 
 
 class Candidate:
@@ -78,7 +79,7 @@ class Candidate:
         self.cpu_milliseconds: list[float] = []
 
     def is_idle(self) -> bool:
-        """Says whether the process, started before, does nothing for a moment."""
+        """Returns whether the process and its children are idle for 0.1 s."""
         family = [self._psutil, *self._psutil.children(recursive=True)]
 
         def used() -> float:
@@ -109,7 +110,7 @@ class Candidate:
 
 
 def has_torch(python: str) -> bool:
-    """Says whether an interpreter has torch and torchvision."""
+    """Returns whether an interpreter has torch and torchvision."""
     if python == sys.executable:
         return all(importlib.util.find_spec(name) for name in ("torch", "torchvision"))
     return not subprocess.run([python, "-c", "import torch, torchvision"], check=False).returncode

@@ -1,10 +1,10 @@
-"""How long an exported S²-MLP takes: JAX, StableHLO, ONNX Runtime and PyTorch, side by side.
+"""Latency of an exported S²-MLP in JAX, StableHLO, ONNX Runtime and PyTorch.
 
     python -m benchmarks.latency --output=results/latency.md
 
-On the CPU; needs requirements-export.txt. One call of what `python -m s2mlp_jax.export` writes,
-from images in memory to logits in memory, float32. A format whose logits differ from the model's by
-more than 1e-4 is not timed.
+Runs on the CPU; needs requirements-export.txt. Measures one call of each format that
+`python -m s2mlp_jax.export` writes, from images in memory to logits in memory, in float32. A
+format whose logits differ from the model's by more than 1e-4 is not timed.
 """
 
 import functools
@@ -31,10 +31,10 @@ Call = Callable[[np.ndarray], Any]
 
 
 def candidates(name: str, folder: pathlib.Path, threads: int) -> dict[str, Call]:
-    """Writes every format of a model, and returns what calls each: images -> logits."""
+    """Exports a model to every format; returns a function from images to logits per format."""
     model = s2mlp_jax.create_model(name)
     rng = np.random.default_rng(0)
-    # Not as drawn: norms then are at 1 and 0, and the deep model's branches are switched off.
+    # Initial norms have scale 1 and bias 0, and the deep model's branches are nearly 0: add noise.
     variables = jax.tree.map(
         lambda x: (
             np.asarray(x + 0.1 * rng.standard_normal(x.shape), np.float32)
@@ -57,7 +57,7 @@ def candidates(name: str, folder: pathlib.Path, threads: int) -> dict[str, Call]
     module = pytorch.load_code(folder).load(folder)
 
     def in_torch(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():  # its images are (b, c, h, w): a view, as their memory is
+        with torch.inference_mode():  # the images are (b, c, h, w) as a view, without a copy
             return module(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
 
     return {
@@ -69,7 +69,7 @@ def candidates(name: str, folder: pathlib.Path, threads: int) -> dict[str, Call]
 
 
 def main() -> None:
-    """Measures, and reports."""
+    """Runs the benchmark."""
     parser = common.parser(__doc__, rounds=15)
     parser.add_argument("--model", default="s2mlp_deep", help="default s2mlp_deep")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 64])

@@ -2,10 +2,10 @@
 
     python -m benchmarks.models --output=results/models.md
 
-On the CPU; needs PyTorch and timm besides what training needs. MLP-Mixer, ResMLP, DeiT and
-ResNet are timm's, the others those of `benchmarks.torch_models`. Both sides must have the same
-number of parameters; the models of `torch_models` must also give the logits of the Flax model for
-its weights. A model that does not is not timed.
+Runs on the CPU; needs PyTorch and timm in addition to the packages of training. MLP-Mixer,
+ResMLP, DeiT and ResNet are timm's, the others are from `benchmarks.torch_models`. Both sides must
+have the same number of parameters; with the same weights, the models of `torch_models` must also
+give the same logits as the Flax model. A model that differs is not timed.
 
 Inference is the forward pass (PyTorch: `eval()` and `inference_mode()`). A training step is
 forward pass, softmax cross-entropy, backward pass and AdamW (optax.adamw in one jitted function
@@ -42,16 +42,16 @@ Measurement = Callable[[], float]
 
 
 def jax_model(name: str, image_size: int, dtype: str) -> tuple[Any, dict[str, Any]]:
-    """Returns the model without drop path, and its variables."""
+    """Returns a model without drop path, and its variables."""
     model = s2mlp_jax.create_model(name, CLASSES, dtype, drop_path=0.0)
     return model, s2mlp_jax.init(model, jax.random.key(0), image_size)
 
 
 def torch_model(name: str, variables: Mapping[str, Any], image_size: int) -> torch.nn.Module:
-    """Returns the same model in PyTorch, after a check that it is the same.
+    """Returns the same model in PyTorch, after checking that both agree.
 
     Raises:
-      ValueError: if it is not.
+      ValueError: if they differ.
     """
     if name in torch_models.TIMM:
         size = {} if name.startswith("resnet") else {"img_size": image_size}
@@ -64,7 +64,7 @@ def torch_model(name: str, variables: Mapping[str, Any], image_size: int) -> tor
         raise ValueError(f"{name} has {ours:,} parameters here, and {theirs:,} in PyTorch.")
     if name not in torch_models.TIMM:
         check_logits(name, model, variables, image_size)
-    # What convolutions are quickest in; linear layers do not care.
+    # channels_last is the fastest layout for convolutions; it does not matter for linear layers.
     layout = torch.channels_last if name.startswith("resnet") else torch.preserve_format
     return model.to(memory_format=layout)
 
@@ -72,9 +72,13 @@ def torch_model(name: str, variables: Mapping[str, Any], image_size: int) -> tor
 def check_logits(
     name: str, model: torch_models.Model, variables: Mapping[str, Any], image_size: int
 ) -> None:
-    """Raises a ValueError if two images do not get the logits that the Flax model gives them."""
+    """Checks that both models give the same logits for two images.
+
+    Raises:
+      ValueError: if the logits differ.
+    """
     rng = np.random.default_rng(0)
-    # Not as drawn: norms then are at 1 and 0, and branches may be switched off.
+    # Initial norms have scale 1 and bias 0, and branches may be nearly 0: add noise.
     params = jax.tree.map(
         lambda x: x + 0.05 * rng.standard_normal(x.shape, np.float32), variables["params"]
     )
@@ -90,7 +94,7 @@ def check_logits(
 
 
 def throughput(call: Callable[[], Any], amount: float) -> Measurement:
-    """Returns a measurement: what one call does a second; it ends when its result is there."""
+    """Returns a measurement: `amount` per second of one call, including its result."""
 
     def measure() -> float:
         start = time.perf_counter()
@@ -101,12 +105,12 @@ def throughput(call: Callable[[], Any], amount: float) -> Measurement:
 
 
 def until_there(call: Callable[[], Any]) -> Callable[[], Any]:
-    """Returns a call that ends when the result of `call` is there."""
+    """Returns a function that calls `call` and waits for its result."""
     return lambda: jax.block_until_ready(call())
 
 
 def autocast(dtype: str) -> contextlib.AbstractContextManager[Any]:
-    """Returns the context of PyTorch's mixed precision, or one that does nothing."""
+    """Returns PyTorch's mixed precision context, or one that does nothing for float32."""
     if dtype == "float32":
         return contextlib.nullcontext()
     return torch.autocast("cpu", torch.bfloat16)
@@ -115,7 +119,7 @@ def autocast(dtype: str) -> contextlib.AbstractContextManager[Any]:
 def torch_inference(
     model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: str, compiled: bool
 ) -> Callable[[], Any]:
-    """Returns a call of the forward pass."""
+    """Returns a function that runs the forward pass."""
     model = model.eval()
     forward = torch.compile(model) if compiled else model
 
@@ -129,7 +133,7 @@ def torch_inference(
 def torch_training(
     model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, dtype: str, compiled: bool
 ) -> Callable[[], Any]:
-    """Returns a call of the training step."""
+    """Returns a function that takes a training step."""
     model = model.train()
     forward = torch.compile(model) if compiled else model
     optimizer = torch.optim.AdamW(
@@ -188,16 +192,16 @@ def compare(name: str, args: argparse.Namespace, candidates: Sequence[str]) -> l
 
 
 def product(n: int, inputs: int, outputs: int, rounds: int) -> list[str]:
-    """Times what most of the work is, the product of a linear layer, by itself; a table's row.
+    """Times the product of a linear layer, which is most of a model's work; returns a table row.
 
-    It is what a machine's cores can do at most: the nearer a model comes to it, the less there is
-    that one side could do better than the other.
+    Its rate is an upper bound for the machine's cores: the closer a model comes to it, the less
+    one side can be faster than the other.
     """
     rng = np.random.default_rng(0)
     x = rng.standard_normal((n, inputs), np.float32)
     kernel = rng.standard_normal((inputs, outputs), np.float32)
     multiply, on_device = jax.jit(jax.numpy.dot), jax.device_put((x, kernel))
-    tensors = torch.from_numpy(x), torch.from_numpy(kernel.T.copy())  # as nn.Linear has it
+    tensors = torch.from_numpy(x), torch.from_numpy(kernel.T.copy())  # in the layout of nn.Linear
     calls: dict[str, Callable[[], Any]] = {
         "JAX": lambda: jax.block_until_ready(multiply(*on_device)),
         "PyTorch": lambda: torch.nn.functional.linear(*tensors),
@@ -211,7 +215,7 @@ def product(n: int, inputs: int, outputs: int, rounds: int) -> list[str]:
 
 
 def free() -> None:
-    """Frees what a model has left."""
+    """Frees the compiled functions and memory of a model."""
     jax.clear_caches()
     torch.compiler.reset()
     gc.collect()
@@ -233,7 +237,7 @@ def main() -> None:
     if jax.default_backend() != "cpu":
         parser.error("this compares on the CPU: set JAX_PLATFORMS=cpu")
     memory = "malloc is as it is." if args.page_faults else common.keep_memory()
-    top = common.header("Models against PyTorch")  # before the work, for the load of others
+    top = common.header("Models against PyTorch")  # before the work, to report the load of others
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(threads or 1)
     candidates = CANDIDATES[:-1] if args.no_compile else CANDIDATES
@@ -262,7 +266,7 @@ def main() -> None:
         for rows, row in zip(tables.values(), compare(name, args, candidates), strict=True):
             rows.append(row)
         parts = [f"{title}\n\n{common.table(columns, rows)}" for title, rows in tables.items()]
-        common.publish([top, notes, alone, *parts], args.output)  # now, should the next model fail
+        common.publish([top, notes, alone, *parts], args.output)  # now: the next model may fail
         free()
 
 

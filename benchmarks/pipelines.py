@@ -19,13 +19,13 @@ from s2mlp_jax.train import devices as devices_lib
 SIZE = 224
 FULL, SMALL = "imagenet2012", "imagenet2012_256"
 CORES = common.CORES
-_LENGTH = 1_281_167  # records of an epoch: to shuffle 64 is slower than to shuffle ImageNet
+_LENGTH = 1_281_167  # records per epoch: shuffling 64 records is slower than ImageNet
 
 Batches = Iterator[typing.Any]
 
 
 class Repeated:
-    """A source over and over, until it has as many records as ImageNet."""
+    """A source that repeats another source up to the number of records of ImageNet."""
 
     def __init__(self, source: sources.Source) -> None:
         self._source = source
@@ -38,7 +38,7 @@ class Repeated:
 
 
 def open_repeated(name: str, data_dir: str) -> sources.Split:
-    """Opens the training split of a prepared data set."""
+    """Opens the repeated training split of a prepared data set."""
     split = sources.open_split(name, "train", data_dir)
     return dataclasses.replace(split, source=Repeated(split.source))
 
@@ -64,7 +64,7 @@ def ours(
 
 
 def tf_data(name: str, data_dir: str, batch_size: int, antialias: bool = False) -> Batches:
-    """Yields batches of the usual tf.data pipeline, on the device."""
+    """Yields batches of a standard tf.data pipeline, on the device."""
     import tensorflow as tf
 
     features = {
@@ -107,14 +107,14 @@ def tf_data(name: str, data_dir: str, batch_size: int, antialias: bool = False) 
 
 
 def serialized_examples(name: str, data_dir: str) -> Iterator[bytes]:
-    """Yields the training records as they are stored."""
+    """Yields the stored bytes of the training records."""
     source: typing.Any = sources.open_split(name, "train", data_dir).source
-    records = source._source.data_source  # what TFDS reads the bytes from
+    records = source._source.data_source  # where TFDS reads the bytes
     yield from (records[i] for i in range(len(records)))
 
 
 def data_loader(name: str, data_dir: str, batch_size: int) -> Batches:
-    """Yields batches of a PyTorch DataLoader, on jax's device; the channels are not moved."""
+    """Yields batches of a PyTorch DataLoader, on jax's device, without transposing channels."""
     import io
 
     import torch

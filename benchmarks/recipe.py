@@ -1,11 +1,11 @@
-"""What each part of the recipe does on CIFAR-10: the whole recipe, and each part removed once.
+"""Ablation of the recipe on CIFAR-10: the whole recipe, and with each part removed once.
 
     python -m benchmarks.recipe --workdir=... --data_dir=... --output=results/recipe.md
 
-Runs `configs/s2mlp_cifar10.py` by main.py, once for each setting and seed, into folders of
---workdir; started again it goes on where it was. The budget is one that two cores bear: a small
-model, and a twentieth of the training images, so that there are many epochs. Then writes the
-table, the curves (as FILE.png) and all figures of all runs (as FILE.jsonl).
+Trains `configs/s2mlp_cifar10.py` with main.py, once per setting and seed, in folders of --workdir;
+when started again, it resumes. The budget is small enough for two cores: a small model, and a
+twentieth of the training images, which allows many epochs. Then writes the table, the curves (as
+FILE.png) and all figures of all runs (as FILE.jsonl).
 """
 
 import json
@@ -43,8 +43,8 @@ BUDGET: dict[str, typing.Any] = {
     "log.tensorboard": False,
 }
 
-# The parts, and what turns each off. The average of the weights is a column of the table, as
-# every run has figures with it and without.
+# The parts, with the overrides that turn them off. The weight average is a column of the table
+# instead, because every run has figures with and without it.
 PARTS: dict[str, dict[str, typing.Any]] = {
     "random crop": {"data.crop_padding": 0},
     "flip": {"data.flip": 0.0},
@@ -67,7 +67,7 @@ SETTINGS = {
 
 
 def run(setting: str, seed: int, workdir: pathlib.Path, data_dir: str) -> pathlib.Path:
-    """Trains one setting, or goes on with it; returns its folder."""
+    """Trains or resumes one setting; returns the folder of the run."""
     folder = workdir / setting.replace(" ", "_") / str(seed)
     if any(line.get("train/epoch", 0) >= BUDGET["train.epochs"] for line in read(folder)):
         return folder
@@ -80,7 +80,7 @@ def run(setting: str, seed: int, workdir: pathlib.Path, data_dir: str) -> pathli
 
 
 def read(folder: pathlib.Path) -> Lines:
-    """Returns a run's metrics."""
+    """Returns the metrics of a run."""
     return read_metrics(Folder(folder).metrics_file)
 
 
@@ -90,13 +90,13 @@ def last(lines: Lines, figure: str) -> float:
 
 
 def percent(values: Sequence[float]) -> str:
-    """Formats fractions: one, or the mean and the standard deviation of several."""
+    """Formats fractions as percent: one value, or mean ± standard deviation of several."""
     deviation = f" ± {100 * np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
     return f"{100 * np.mean(values):.2f}{deviation}"
 
 
 def rows(runs: Mapping[str, Sequence[Lines]]) -> list[list[str]]:
-    """Returns the table's rows: a setting each, and how it differs from the whole recipe."""
+    """Returns one table row per setting, with its difference from the whole recipe."""
 
     def figures(setting: str, figure: str) -> list[float]:
         return [last(lines, figure) for lines in runs[setting]]
@@ -114,7 +114,7 @@ def rows(runs: Mapping[str, Sequence[Lines]]) -> list[list[str]]:
 
 
 def draw(runs: Mapping[str, Sequence[Lines]], file: pathlib.Path) -> None:
-    """Draws top-1 over the epochs, a line a setting, the mean over the seeds."""
+    """Draws top-1 over the epochs, one line per setting, the mean over the seeds."""
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
     colours = iter(plt.get_cmap("Dark2").colors + plt.get_cmap("tab10").colors)  # type: ignore[attr-defined]
     last_epoch, ends = BUDGET["train.epochs"], []
@@ -127,7 +127,7 @@ def draw(runs: Mapping[str, Sequence[Lines]], file: pathlib.Path) -> None:
         width = 2.5 if setting in bold else 1.3
         axes.plot(steps * last_epoch / steps[-1], 100 * top1, color=colour, linewidth=width)
         ends.append((100 * float(top1[-1]), setting, colour))
-    # A name at each line's end, moved from it where two would cover each other.
+    # A name at the end of each line, moved where two names would overlap.
     ends.sort()
     low, high = axes.get_ylim()
     places: list[float] = []
@@ -153,10 +153,12 @@ def draw(runs: Mapping[str, Sequence[Lines]], file: pathlib.Path) -> None:
 
 
 def report(runs: Mapping[str, Sequence[Lines]], commit: str, output: str | None) -> None:
-    """Publishes the table; with --output the curves and all figures besides.
+    """Publishes the table; with --output, also the curves and all figures.
 
     Args:
-      commit: of the runs.
+      runs: setting -> the metrics of its runs, by seed.
+      commit: git commit of the runs.
+      output: path of the Markdown file, or None.
     """
     seeds = len(runs["whole recipe"])
     columns = ["CIFAR-10 (JPEG)", "top-1, %", "less whole"]
@@ -182,7 +184,7 @@ def report(runs: Mapping[str, Sequence[Lines]], commit: str, output: str | None)
 
 
 def main() -> None:
-    """Runs what is not there yet, and writes the report."""
+    """Trains the runs that are not finished, and writes the report."""
     parser = common.parser(__doc__, rounds=1)
     parser.add_argument("--workdir", required=True, type=pathlib.Path)
     parser.add_argument("--data_dir", default="", help="of the prepared cifar10")

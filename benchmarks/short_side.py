@@ -1,10 +1,10 @@
-"""What a copy of ImageNet with a small short side costs in quality, and what it saves.
+"""Quality loss and savings of a copy of ImageNet with a small short side.
 
   python -m benchmarks.short_side --data_dir=DATA
 
-DATA holds a prepared imagenet2012. Its first images are reduced as `s2mlp_jax.data.prepare
---short_side` does it, at several qualities. Views for the model made of them are compared with
-the same views made of the originals: the evaluation's, and random resized crops.
+DATA contains a prepared imagenet2012. Its first images are reduced as in `s2mlp_jax.data.prepare
+--short_side`, at several JPEG qualities. Evaluation views and random resized crops of the copies
+are compared with the same views of the originals.
 """
 
 import io
@@ -22,7 +22,7 @@ from s2mlp_jax.data.views import Crops, decode, draw_view
 
 _SIZE, _SHORT = 224, 256  # pixels of a view; the short side before the central crop
 _SETTINGS = [(quality, subsampling) for subsampling in (2, 0) for quality in (85, 90, 95, 98)]
-_CROPS = 4  # an image, to time their decoding
+_CROPS = 4  # crops per image in the timing of decoding
 _NAMES = {0: "4:4:4", 2: "4:2:0"}
 
 Box = tuple[float, float, float, float]
@@ -116,7 +116,7 @@ def _decoding_crops(images: list[bytes]) -> Callable[[], float]:
 
 
 def _views(image: bytes, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the evaluation's view and a training view, (224, 224, 3) float."""
+    """Returns the evaluation view and a training view, (224, 224, 3) float."""
     picture = Image.open(io.BytesIO(image)).convert("RGB")
     short = min(picture.size)
     width, height = (max(_SHORT, side * _SHORT // short) for side in picture.size)
@@ -129,7 +129,7 @@ def _views(image: bytes, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _part(size: tuple[int, int], seed: int) -> Box:
-    """Draws a part of the image, the same relative one for any size."""
+    """Samples a box of the image; its relative position and size depend only on the seed."""
     rng = np.random.default_rng(seed)
     side = [np.sqrt(rng.uniform(0.08, 1.0)) * length for length in size]
     left, top = (rng.uniform(0, length - part) for length, part in zip(size, side, strict=True))

@@ -1,15 +1,15 @@
-"""The spatial shift against a plain copy and against other ways to write it.
+"""The spatial shift against a plain copy and other implementations.
 
     python -m benchmarks.spatial_shift --output=results/spatial_shift.md
 
-Pattern (a), border "keep"; all candidates give the same output and the same gradient, which
-is checked before anything is timed. The copy is a multiplication: it reads every element and
-writes every element, and no shift can do less. The convolution is depthwise, 3x3, with a single
-1 in each kernel; its input is padded by its own edge, one token on each side. As nothing moves
-by more than one token, a token whose source lies outside the grid then finds its own value
-there, which is what "keep" means.
+Pattern (a), border "keep". All candidates give the same output and the same gradient, which is
+checked before timing. The copy is a multiplication: it reads and writes every element, which is
+the minimum for a shift. The convolution is a depthwise 3x3 convolution with a single 1 in each
+kernel. Its input is padded with its own edge, one token on each side. As nothing moves by more
+than one token, a token whose source lies outside the grid then receives its own value, which is
+the border "keep".
 
-The backward pass is the jitted vjp. The shift is linear, so no forward pass is part of it.
+The backward pass is the jitted vjp. The shift is linear, so it contains no forward pass.
 """
 
 import functools
@@ -26,18 +26,18 @@ from s2mlp_jax import spatial_shift
 Shift = Callable[[jax.Array], jax.Array]
 
 SHAPES = ((32, 14, 14, 384), (32, 14, 14, 768))  # S²-MLP-deep and -wide at 224 pixels
-# Relative and absolute; a gradient is a sum of two values at the most, and 1 ulp of it is free.
+# (relative, absolute); a gradient is a sum of at most two values and may differ by 1 ulp.
 TOLERANCE = {"float32": (1e-6, 1e-6), "bfloat16": (2**-7, 2**-7)}
 STEPS = ((0, 1), (0, -1), (1, 0), (-1, 0))  # (rows, columns) of right, left, down, up
 
 
 def copy(x: jax.Array) -> jax.Array:
-    """Reads and writes every element; the factor is not 1 in bfloat16 either."""
+    """Reads and writes every element; the factor differs from 1 in bfloat16 too."""
     return x * jnp.asarray(1 + 2**-7, x.dtype)
 
 
 def full_roll(x: jax.Array, one_mask: bool = False) -> jax.Array:
-    """Rolls all channels in each direction; selects by border and by channel, or both at once."""
+    """Rolls all channels in each direction; selects by border and channel, with one mask or two."""
     group = np.arange(x.shape[-1]) * 4 // x.shape[-1]
     out = x
     for i, step in enumerate(STEPS):
@@ -50,14 +50,14 @@ def full_roll(x: jax.Array, one_mask: bool = False) -> jax.Array:
 
 
 def inside(x: jax.Array, step: tuple[int, int]) -> np.ndarray:
-    """Returns where a token's source lies inside the grid, (h, w, 1)."""
+    """Returns whether the source of each token lies inside the grid, (h, w, 1) bool."""
     row, col = np.arange(x.shape[1]) - step[0], np.arange(x.shape[2]) - step[1]
     rows, cols = (row >= 0) & (row < x.shape[1]), (col >= 0) & (col < x.shape[2])
     return (rows[:, None] & cols)[:, :, None]
 
 
 def at_set(x: jax.Array) -> jax.Array:
-    """The paper's Algorithm 1, with every read from the input."""
+    """The paper's Algorithm 1, where all reads are from the input."""
     right, left, down, up = jnp.split(x, 4, axis=-1)
     q = x.shape[-1] // 4
     out = x.at[:, :, 1:, :q].set(right[:, :, :-1])
@@ -67,7 +67,7 @@ def at_set(x: jax.Array) -> jax.Array:
 
 
 def slices(x: jax.Array) -> jax.Array:
-    """Puts every group together again from its border and the rest."""
+    """Concatenates each group from its border and its shifted rest."""
     right, left, down, up = jnp.split(x, 4, axis=-1)
     right = jnp.concatenate([right[:, :, :1], right[:, :, :-1]], axis=2)
     left = jnp.concatenate([left[:, :, 1:], left[:, :, -1:]], axis=2)
@@ -105,7 +105,7 @@ CANDIDATES: dict[str, Shift] = {
 
 
 def backward(shift: Shift) -> Callable[[jax.Array], Any]:
-    """Returns the jitted function from a cotangent to the gradient."""
+    """Returns a jitted function from a cotangent to the gradient."""
     return jax.jit(lambda cotangent: jax.vjp(shift, cotangent)[1](cotangent)[0])
 
 
@@ -141,7 +141,7 @@ def main() -> None:
         "inter-quartile range is in brackets. Ratios are medians of the ratios per round. "
         + common.keep_memory()
     )
-    top = common.header("Spatial shift")  # before the work, for the load that others cause
+    top = common.header("Spatial shift")  # before the work, to report the load of others
     tables = [compare(shape, args.dtype, args.rounds) for shape in SHAPES]
     common.publish([top, notes, *tables], args.output)
 

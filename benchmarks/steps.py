@@ -1,4 +1,4 @@
-"""The inference and the training step that the benchmarks of whole models measure."""
+"""The inference and training steps measured by the benchmarks of whole models."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -16,10 +16,10 @@ class Step(NamedTuple):
     """A compiled step on arrays that stay on the device.
 
     Attributes:
-      call: starts the step and returns its result, which may not be there yet.
-      compiled: what is called.
-      trace_seconds: from Python to StableHLO.
-      compile_seconds: XLA's part.
+      call: starts the step and returns its result, which may not be computed yet.
+      compiled: the compiled function.
+      trace_seconds: seconds of tracing, from Python to StableHLO.
+      compile_seconds: seconds of XLA's compilation.
     """
 
     call: Callable[[], Any]
@@ -29,7 +29,7 @@ class Step(NamedTuple):
 
     @property
     def temporaries(self) -> int:
-        """Bytes of what lives within the step only, as XLA lays it out."""
+        """Bytes of temporary buffers of the step, as XLA allocates them."""
         analysis = self.compiled.memory_analysis()
         return analysis.temp_size_in_bytes if analysis else 0
 
@@ -45,7 +45,7 @@ def inference(model: Any, variables: Mapping[str, Any], images: np.ndarray) -> S
 def training(
     model: Any, variables: Mapping[str, Any], images: np.ndarray, labels: np.ndarray
 ) -> Step:
-    """Compiles forward pass, cross-entropy, backward pass and AdamW; the state is donated.
+    """Compiles forward pass, cross-entropy, backward pass and AdamW, with donated state.
 
     Args:
       images: (b, h, w, c), normalised.
@@ -67,7 +67,7 @@ def training(
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), rest, opt_state), loss
 
-    rest = dict(jax.tree.map(jnp.array, variables))  # copies: what is donated is gone
+    rest = dict(jax.tree.map(jnp.array, variables))  # copies, as donated arrays are deleted
     params = rest.pop("params")
     state = (params, rest, optimizer.init(params))
     on_device = (jnp.asarray(images), jnp.asarray(labels))

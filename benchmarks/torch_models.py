@@ -1,8 +1,8 @@
-"""The models of this repository in PyTorch, to be compared with in `benchmarks.models`.
+"""The models of this repository in PyTorch, for comparison in `benchmarks.models`.
 
 MLP-Mixer, ResMLP, DeiT and ResNet are timm's. S²-MLP, S²-MLPv2, ViP and AS-MLP, which timm does
-not have, are written here as one would in PyTorch: images (b, 3, h, w) are embedded by a
-convolution, after which tokens are (b, h, w, c), so that a linear layer reads rows of memory. The
+not have, are written here in usual PyTorch style: images (b, 3, h, w) are embedded by a
+convolution; then tokens are (b, h, w, c), so that a linear layer reads contiguous rows. The
 shifts are out of place. Drop path is off. Parameters are named as in Flax, for `load`.
 """
 
@@ -56,14 +56,14 @@ def axial_shift(x: torch.Tensor, axis: int, size: int) -> torch.Tensor:
     parts = x.split([channels for channels, _ in chunks], dim=-1)
     for part, (_, offset) in zip(parts, chunks, strict=True):
         before, after = max(offset, 0), max(-offset, 0)
-        # From the last axis back: channels, columns, rows.
+        # From the last axis to the first: channels, columns, rows.
         pads = [0, 0, before, after] if axis == 2 else [0, 0, 0, 0, before, after]
         moved.append(functional.pad(part, pads).narrow(axis, after, length))
     return torch.cat(moved, dim=-1)
 
 
 class Affine(nn.Module):
-    """ResMLP's affine, in one operation, as timm has it."""
+    """ResMLP's affine layer in one operation, as in timm."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Affine(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """One group: statistics over rows, columns and channels of an image."""
+    """GroupNorm with one group: statistics over rows, columns and channels of an image."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class GroupNorm(nn.Module):
 
 
 def norm(v: Variant, dim: int) -> nn.Module:
-    """The variant's norm."""
+    """Returns the norm of a variant."""
     if v.norm == "affine":
         return Affine(dim)
     return GroupNorm(dim, v.norm_eps) if v.norm == "group_norm" else nn.LayerNorm(dim, v.norm_eps)
@@ -123,7 +123,7 @@ class SpatialShift(nn.Module):
 
 
 class SplitAttention(nn.Module):
-    """Sums three branches, weighted."""
+    """Weighted sum of three branches."""
 
     def __init__(self, dim: int, bias: bool) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ MIXERS: dict[str, Callable[[Variant, int, int], nn.Module]] = {
 
 
 class Block(nn.Module):
-    """The token mixer and the channel MLP, each with its norm and a skip around both."""
+    """The token mixer and the channel MLP, each with its norm and a skip connection."""
 
     def __init__(self, v: Variant, dim: int, segments: int) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ class Block(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Joins 2x2 tokens, after a norm or not, and embeds them."""
+    """Concatenates 2x2 tokens, after an optional norm, and embeds them."""
 
     def __init__(self, v: Variant, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -238,7 +238,7 @@ class Downsample(nn.Module):
 
 
 class Model(nn.Module):
-    """An image classifier of one of the mixers above."""
+    """An image classifier with one of the token mixers above."""
 
     def __init__(self, v: Variant, num_classes: int = 1000) -> None:
         super().__init__()
@@ -269,7 +269,7 @@ def load(model: Model, params: Mapping[str, Any]) -> None:
     """Copies the parameters of the Flax model.
 
     Raises:
-      KeyError, ValueError, RuntimeError: if they are not those of the same architecture.
+      KeyError, ValueError, RuntimeError: if the architectures differ.
     """
     renamed = {"scale": "weight", "kernel": "weight"}
     for name, parameter in model.named_parameters():
@@ -281,7 +281,7 @@ def load(model: Model, params: Mapping[str, Any]) -> None:
         for part in path:
             node = node[part]
         (value,) = (np.asarray(x) for key, x in node.items() if last in (key, renamed.get(key)))
-        if path == ["embed"] and last == "weight":  # rows are pixels of a patch, row by row
+        if path == ["embed"] and last == "weight":  # rows: pixels of a patch, row by row
             size = parameter.shape[-1]
             value = value.reshape(size, size, 3, -1).transpose(3, 2, 0, 1)
         elif parameter.ndim == 2:
