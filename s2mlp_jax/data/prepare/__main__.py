@@ -3,11 +3,11 @@
   imagenet2012 --manual_dir=TARS    ImageNet-1K from its two official tars
   imagenet2012 --short_side=256     a smaller copy of it, imagenet2012_256
   imagenet100                       100 of its classes, s2mlp_jax/data/prepare/imagenet100.txt
-  my_subset --wnids=my_list.txt     classes of your own choice, a name a line
+  my_subset --wnids=my_list.txt     classes of your own choice, one name per line
   cifar10 --download                any set of TensorFlow Datasets
-  folder:PATH                       images in folders: looks whether they lie as they should
+  folder:PATH                       images in folders: checks that the folders are as needed
 
-An interrupted one is started again by the same command. Exit codes: 0 done, or there already;
+After an interruption, start the same command again. Exit codes: 0 done, or there already;
 2 bad input; 75 stopped by a signal.
 """
 
@@ -39,16 +39,16 @@ from s2mlp_jax.data.prepare.workspace import (
 )
 from s2mlp_jax.progress import Meter, duration, human_size, say
 
-# What TFDS itself does with an image of ImageNet, on one core: docs/imagenet.md.
+# TFDS's own time per image of ImageNet, on one core: docs/imagenet.md.
 _SECONDS_PER_IMAGE = 1.3e-3
-_ROOM = 1.02  # of the disk at its fullest, over the size of the tars: docs/imagenet.md
+_ROOM = 1.02  # peak disk usage / size of the tars: docs/imagenet.md
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepares a data set; returns the exit code."""
     flags = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
     logging.set_verbosity(logging.ERROR)
     try:
         prepare(flags)
@@ -59,10 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare(arguments: argparse.Namespace) -> None:
-    """Prepares one data set, unless it is there.
+    """Prepares one data set, unless it is already prepared.
 
     Raises:
-      ValueError: what the command line asks for cannot be done; the message says why.
+      ValueError: the command line asks for something impossible; the message says why.
     """
     path = names.folder_of(arguments.name)
     changed = path and (arguments.short_side or arguments.wnids is not None)
@@ -116,7 +116,7 @@ def _parser() -> Parser:
 
 
 def _derived(arguments: argparse.Namespace) -> derived.Derived | None:
-    """Says which data set is to be made of a prepared one, if that is what was asked for."""
+    """Returns the data set to derive from a prepared one; None if the options ask for none."""
     name, side = arguments.name, arguments.short_side
     if side < 0 or not 1 <= arguments.quality <= 100:
         raise ValueError("--short_side must not be negative, --quality must be 1 to 100.")
@@ -142,7 +142,7 @@ def _derived(arguments: argparse.Namespace) -> derived.Derived | None:
 
 
 def _look_at_folder(path: str) -> None:
-    """Says what is in a folder of images, of which nothing has to be prepared."""
+    """Prints what a folder of images contains; it needs no preparation."""
     train = open_folder(path, "train")
     say(
         f"{train.path}: {len(train):,} images in train, {train.num_classes} classes, "
@@ -158,7 +158,7 @@ def _look_at_folder(path: str) -> None:
 
 
 def _check_same(copy: derived.Derived, metadata: dict, folder: str) -> None:
-    """Raises a ValueError if the data set that is there was made in another way."""
+    """Raises a ValueError if the existing data set was made with other settings."""
     for field, asked in copy.settings().items():
         if metadata.get(field) != asked:
             found = "others" if field == "classes" else metadata.get(field)
@@ -184,7 +184,7 @@ def _prepare_imagenet(arguments: argparse.Namespace, directory: pathlib.Path) ->
         f"TFDS handles {1 / _SECONDS_PER_IMAGE:.0f} images/s, and writes everything twice, first "
         f"to shuffle it; a copy of {human_size(copied)} to {directory} took {pace * copied:.1f} s."
     )
-    # TFDS shuffles by way of a thousand open files.
+    # TFDS keeps a thousand files open while it shuffles.
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     tfds.disable_progress_bar()
@@ -194,14 +194,14 @@ def _prepare_imagenet(arguments: argparse.Namespace, directory: pathlib.Path) ->
 
 @contextlib.contextmanager
 def _watched(folder: pathlib.Path, size: int) -> Iterator[None]:
-    """Shows TFDS's progress by the files it writes: all images twice, `size` bytes."""
+    """Shows TFDS's progress by the files it writes: all images twice, `size` bytes each time."""
     finished = threading.Event()
 
     def written() -> int:
         total = 0
         for path in folder.glob("incomplete.*/*"):
-            with contextlib.suppress(OSError):  # it may be gone by now
-                # What is in its place was in a file for shuffling before.
+            with contextlib.suppress(OSError):  # the file may be gone by now
+                # Data in a final file were in a file for shuffling before, so they count twice.
                 total += path.stat().st_size * (1 if path.suffix == ".tmp" else 2)
         return total
 

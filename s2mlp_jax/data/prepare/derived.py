@@ -1,6 +1,6 @@
-"""Data sets made of a prepared one: smaller images, or some of its classes.
+"""Data sets derived from a prepared one: smaller images, or some of its classes.
 
-Each is a data set of its own, written once, so that training reads only what it needs.
+Each is a separate data set, written once, so that training reads only what it needs.
 """
 
 import collections
@@ -22,21 +22,22 @@ from s2mlp_jax.data.prepare.workspace import check_room
 from s2mlp_jax.progress import Meter, duration, human_size, say
 
 _SHARD_BYTES = 128 << 20
-_SAMPLES = 128  # images converted beforehand, to say how long it takes and how much room it needs
+_SAMPLES = 128  # images converted first, to estimate time and disk space
 
-# Of ImageNet-1K: split -> images, and images of one class at least and at most.
+# ImageNet-1K: split -> (images, minimum and maximum images per class).
 _IMAGENET = {"train": (1_281_167, 732, 1300), "validation": (50_000, 50, 50)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Derived:
-    """What to write.
+    """A derived data set to write.
 
     Attributes:
       source: name of the prepared data set to start from.
-      name: of the data set to write.
-      short_side: pixels that larger images are reduced to; 0 leaves all as they are.
-      quality: of the JPEG files that are written, 1 to 100.
+      name: name of the data set to write.
+      short_side: short side, in pixels, that larger images are reduced to; 0 keeps all images
+        unchanged.
+      quality: quality of the JPEG files that are written, 1 to 100.
       classes: names of the classes to keep, in the order of their labels; None keeps all.
     """
 
@@ -47,7 +48,7 @@ class Derived:
     classes: tuple[str, ...] | None
 
     def settings(self) -> dict[str, typing.Any]:
-        """Returns what is recorded of these fields: two data sets alike in it are the same."""
+        """Returns the settings to record; data sets with equal settings are the same."""
         record: dict[str, typing.Any] = {}
         if self.short_side:
             record |= {"short_side": self.short_side, "jpeg_quality": self.quality}
@@ -58,10 +59,10 @@ class Derived:
 
 
 def read_classes(path: pathlib.Path) -> tuple[str, ...]:
-    """Reads a list of class names, one a line, # before a comment; returns it sorted.
+    """Reads a list of class names, one per line, # before a comment; returns it sorted.
 
     Raises:
-      ValueError: the file is not there, holds no name, or one twice.
+      ValueError: the file cannot be read, has no names, or has a name twice.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -77,16 +78,16 @@ def read_classes(path: pathlib.Path) -> tuple[str, ...]:
 
 
 def write(derived: Derived, directory: pathlib.Path, allow_other_counts: bool) -> None:
-    """Writes a derived data set; nothing is left of an attempt that fails.
+    """Writes a derived data set; a failed attempt leaves nothing behind.
 
     Args:
-      derived: what to write.
-      directory: of the prepared data sets, the source's among them.
-      allow_other_counts: admits an imagenet2012 with other numbers of images than the real one.
+      derived: the data set to write.
+      directory: folder of the prepared data sets, including the source.
+      allow_other_counts: accepts an imagenet2012 whose numbers of images differ from the real one.
 
     Raises:
-      ValueError: source not there, a class it does not have, other counts than ImageNet's, no
-        room, a broken image; the message says what to do.
+      ValueError: source not prepared, a class it does not have, other counts than ImageNet's, not
+        enough disk space, a broken image; the message says what to do.
     """
     builder = sources.open_builder(derived.source, str(directory))
     converter = _Converter(derived, builder)
@@ -116,7 +117,7 @@ def write(derived: Derived, directory: pathlib.Path, allow_other_counts: bool) -
                 metadata=tfds.core.MetadataDict(
                     dict(builder.info.metadata or {})
                     | {"source": builder.info.full_name, "encoder": encoder()}
-                    # No setting: without such markers a copy is read more slowly, and is the same.
+                    # Not a setting: a copy without markers has the same images, read more slowly.
                     | ({"jpeg_restart_rows": RESTART_ROWS} if derived.short_side else {})
                     | derived.settings()
                 ),
@@ -135,7 +136,7 @@ def write(derived: Derived, directory: pathlib.Path, allow_other_counts: bool) -
 
 
 class _Converter:
-    """Turns a record of the source into one of the derived data set; may be used by threads."""
+    """Turns records of the source into records of the derived data set; thread-safe."""
 
     def __init__(self, derived: Derived, builder: tfds.core.DatasetBuilder) -> None:
         info = builder.info
@@ -157,18 +158,18 @@ class _Converter:
         self.features = tfds.features.FeaturesDict({**dict(info.features.items()), **changed})
 
     def records(self, split: str) -> Sequence[dict[str, typing.Any]]:
-        """Returns the source's records, the image as the bytes of its file."""
+        """Returns the source's records, with each image as the bytes of its file."""
         return self.builder.as_data_source(
             split=split, decoders={self.image_key: tfds.decode.SkipDecoding()}
         )
 
     def select(self, record: dict[str, typing.Any]) -> dict[str, typing.Any] | None:
-        """Gives the record its new label, or drops it."""
+        """Returns the record with its new label; None if its class is not kept."""
         label = self._new_label[int(record[self.label_key])]
         return None if label is None else {**record, self.label_key: label}
 
     def reduce(self, record: dict[str, typing.Any]) -> dict[str, typing.Any]:
-        """Makes the image smaller."""
+        """Reduces the image to the short side, if one is set."""
         if not self._derived.short_side:
             return record
         image = record[self.image_key]
@@ -187,13 +188,13 @@ class _Converter:
 def _forecast(
     converter: _Converter, directory: pathlib.Path, pool: concurrent.futures.Executor
 ) -> float:
-    """Converts a few images, says how long all will take; returns the bytes of one."""
+    """Converts some images, prints an estimate of the total time; returns bytes per record."""
     splits = converter.builder.info.splits
     total = sum(split.num_examples for split in splits.values())
     records = converter.records(max(splits, key=lambda name: splits[name].num_examples))
 
     def reduce(record: dict[str, typing.Any]) -> dict[str, typing.Any]:
-        with contextlib.suppress(ValueError):  # a broken image stops the writing, if it is kept
+        with contextlib.suppress(ValueError):  # a broken image, if kept, stops the writing later
             return converter.reduce(record)
         return record
 
@@ -237,7 +238,7 @@ def _write_split(
                 numbers[example[converter.label_key]] += 1
                 waiting.append(example)
             if len(waiting) == 500 or done == len(records):
-                writer.add_examples({split: waiting})  # writes the metadata anew each time
+                writer.add_examples({split: waiting})  # rewrites the metadata each time
                 waiting = []
             meter.show(done)
     writer.close_splits([split])
@@ -247,7 +248,7 @@ def _write_split(
 def _in_order(
     function: Callable[[int], typing.Any], length: int, pool: concurrent.futures.Executor
 ) -> Iterator[typing.Any]:
-    """Yields function(0), function(1), ... computed in threads, not far ahead of the reader."""
+    """Yields function(0), function(1), ..., computed in threads shortly before they are needed."""
     futures: collections.deque[concurrent.futures.Future] = collections.deque()
     try:
         for index in range(length):
@@ -264,7 +265,7 @@ def _in_order(
 def _check_counts(
     split: str, numbers: list[int], names: tuple[str, ...], allowed: tuple[int, int] | None
 ) -> None:
-    """Raises a ValueError if a class has no image to train on, or not as many as in ImageNet."""
+    """Raises a ValueError if a class has no training image, or a number outside `allowed`."""
     least, most = allowed or (1 if split == "train" else 0, sum(numbers))
     wrong = [
         f"{name} has {number}"

@@ -1,4 +1,4 @@
-"""An image file made smaller, for a copy of a data set that is quicker to read and decode."""
+"""Reduces image files, for a copy of a data set that is faster to read and decode."""
 
 import io
 
@@ -7,30 +7,30 @@ from PIL import Image, features
 
 from s2mlp_jax.data.jpeg import add_index
 
-JPEG_QUALITY = 95  # without subsampling of the colours; the table in docs/imagenet.md is why
+JPEG_QUALITY = 95  # without chroma subsampling; docs/imagenet.md has the reasons in a table
 
-# Rows of blocks, 8 pixels high, from one restart marker to the next. Between two of them decoding
-# may begin; with Huffman tables of its own a file becomes 4 % smaller and 3 % quicker to decode.
+# Rows of blocks, 8 pixels high, between two restart markers. Decoding can begin at any row of
+# blocks after a marker. Huffman tables optimized per file make it 4 % smaller, 3 % faster to decode.
 RESTART_ROWS = 1
 
 
 def reduce_image(image: bytes, short_side: int, quality: int, subsampling: int = 0) -> bytes:
-    """Returns an image file whose short side has `short_side` pixels at the most.
+    """Returns an image file whose short side has at most `short_side` pixels.
 
-    One that is no larger comes back byte for byte. Grey images stay grey, CMYK becomes RGB;
-    EXIF data (an orientation too, which nobody heeds) and colour profiles are left out.
+    An image that is not larger is returned byte for byte. Grey images stay grey, CMYK becomes RGB.
+    Colour profiles and EXIF data are dropped, including an orientation, which readers ignore.
 
     Args:
-      image: a file, JPEG, PNG, ...; a PNG stays one, everything else becomes a JPEG.
-      short_side: pixels; the long side is rounded down, as torchvision does it.
-      quality: of a JPEG.
-      subsampling: of a JPEG's colours, in Pillow's numbers: 0 is 4:4:4, 2 is 4:2:0.
+      image: the bytes of a JPEG, PNG, ...; a PNG stays a PNG, everything else becomes a JPEG.
+      short_side: pixels; the long side is rounded down, as in torchvision.
+      quality: quality of a JPEG.
+      subsampling: chroma subsampling of a JPEG, in Pillow's numbers: 0 is 4:4:4, 2 is 4:2:0.
 
     Raises:
-      OSError, SyntaxError: if it is no whole image.
+      OSError, SyntaxError: if it is not a complete image.
     """
     picture: Image.Image = Image.open(io.BytesIO(image))
-    picture.load()  # a broken image shall be found here, not in training
+    picture.load()  # finds a broken image here, not in training
     short = min(picture.size)
     if short <= short_side:
         return image
@@ -50,5 +50,5 @@ def reduce_image(image: bytes, short_side: int, quality: int, subsampling: int =
 
 
 def encoder() -> str:
-    """Returns what writes the files, to be recorded with them."""
+    """Returns the libraries that write the files, with versions, for the metadata."""
     return f"Pillow {PIL.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')}"

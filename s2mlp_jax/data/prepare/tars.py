@@ -1,4 +1,4 @@
-"""The two tars that ImageNet-1K comes in: are they there, and whole?"""
+"""Checks that the two tars of ImageNet-1K are present and complete."""
 
 import dataclasses
 import pathlib
@@ -8,23 +8,23 @@ import typing
 TRAIN = "ILSVRC2012_img_train.tar"
 VALIDATION = "ILSVRC2012_img_val.tar"
 
-# Bytes, as in TFDS's own list of checksums; files in the tar (of train: a tar a class); images.
+# Bytes, as in TFDS's list of checksums; files in the tar (train: one tar per class); images.
 _OFFICIAL = {
     TRAIN: (147_897_477_120, 1_000, 1_281_167),
     VALIDATION: (6_744_924_160, 50_000, 50_000),
 }
-# A tar ends with two blocks of zeros, filled up to ten kilobytes or so. An unfinished download
+# A tar ends with two blocks of zeros, padded to about ten kilobytes. An unfinished download
 # whose space was reserved also ends with zeros, but with many more.
 _LONGEST_END = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What both tars hold together.
+    """Contents of both tars together.
 
     Attributes:
-      size: in bytes.
-      images: their number.
+      size: total size in bytes.
+      images: number of images.
     """
 
     size: int
@@ -32,17 +32,17 @@ class Contents:
 
 
 def check_tars(folder: pathlib.Path, allow_other: bool) -> Contents:
-    """Checks that both tars are there and whole.
+    """Checks that both tars are present and complete.
 
-    The official ones are known by their sizes, and their lists of files are read through. Of
-    others the tars inside the tar are read through as well.
+    The official tars are recognized by their sizes, and their lists of files are read. In other
+    tars, the lists of the tars inside are read as well.
 
     Args:
-      folder: that holds them.
-      allow_other: admits tars that are not the official ones.
+      folder: folder of the tars.
+      allow_other: accepts tars that are not the official ones.
 
     Raises:
-      ValueError: one is missing, of another size, or cut off; the message names it.
+      ValueError: a tar is missing, has another size, or is truncated; the message names it.
     """
     missing = [name for name in _OFFICIAL if not (folder / name).is_file()]
     if missing:
@@ -91,7 +91,7 @@ def _count_in_class_tars(path: pathlib.Path, members: list[tarfile.TarInfo]) -> 
 
 
 def _members(file: typing.IO[bytes], length: int, title: str) -> list[tarfile.TarInfo]:
-    """Returns the files listed in a tar, which must be there up to the zeros at its end."""
+    """Returns the files listed in a tar, which must be complete up to the zeros at its end."""
     problem = ""
     members, end = [], 0
     try:

@@ -1,4 +1,4 @@
-"""The folder of prepared data while something is written into it: lock, leftovers, room."""
+"""The folder of prepared data during writing: lock, removal of leftovers, disk space."""
 
 import contextlib
 import fcntl
@@ -17,10 +17,10 @@ from s2mlp_jax.progress import human_size, say
 
 
 def local_folder(data_dir: str) -> pathlib.Path:
-    """Returns the folder of prepared data, made if need be.
+    """Returns the folder of prepared data, and creates it if needed.
 
     Raises:
-      ValueError: if it is not on this machine.
+      ValueError: if the folder is not on this machine.
     """
     directory = sources.resolve_data_dir(data_dir)
     if "://" in str(directory):
@@ -32,12 +32,13 @@ def local_folder(data_dir: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def alone_with(folder: pathlib.Path) -> Iterator[None]:
-    """Holds the folder of one data set for this process, and clears what a killed one left.
+    """Locks the folder of one data set for this process, and removes what a killed process left.
 
-    SIGTERM and Ctrl-C clear the folder as well, and end the process with `ExitCode.STOPPED`.
+    On SIGTERM and Ctrl-C, also removes unfinished data, and ends the process with
+    `ExitCode.STOPPED`.
 
     Raises:
-      ValueError: if another process is preparing it.
+      ValueError: if another process is preparing the data set.
     """
     with (folder.parent / f".{folder.name}.lock").open("w") as file:
         try:
@@ -49,10 +50,10 @@ def alone_with(folder: pathlib.Path) -> Iterator[None]:
             shutil.rmtree(leftover)
 
         def stop(*_: typing.Any) -> None:
-            # Not by an exception, which is lost where a library imports or Python cleans up.
+            # An exception would be lost while a library is being imported or Python cleans up.
             for leftover in _leftovers(folder):
-                shutil.rmtree(leftover, ignore_errors=True)  # the next start clears up too
-            # print would fail if it is what the signal interrupted.
+                shutil.rmtree(leftover, ignore_errors=True)  # the next start tries again
+            # print would fail if the signal interrupted a print.
             os.write(2, b"Stopped, and cleared up. Start the same command again.\n")
             os._exit(ExitCode.STOPPED)
 
@@ -66,7 +67,7 @@ def alone_with(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _leftovers(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the folders that TFDS has begun to write."""
+    """Returns the unfinished folders that TFDS has begun to write."""
     return sorted(folder.rglob("incomplete.??????_*"))
 
 
@@ -81,10 +82,10 @@ def check_room(folder: pathlib.Path, needed: float) -> None:
 
 
 def seconds_per_byte(file: pathlib.Path, folder: pathlib.Path) -> tuple[float, int]:
-    """Copies the beginning of a file onto the folder's disk and says how long that takes.
+    """Copies the beginning of a file to the folder's disk and measures the time.
 
     Returns:
-      seconds for a byte, and how many bytes were copied.
+      Seconds per byte, and the number of bytes copied.
     """
     with file.open("rb") as source, tempfile.TemporaryFile(dir=folder) as target:
         start = time.perf_counter()
