@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 
 def check_choices(group: str, options: object, **allowed: Collection[typing.Any]) -> None:
-    """Checks that fields have one of some values.
+    """Checks that fields have allowed values.
 
     Args:
       group: prefix of the fields in messages, "data.".
@@ -24,10 +24,10 @@ def check_choices(group: str, options: object, **allowed: Collection[typing.Any]
 
 
 def check_positive(group: str, options: object, *fields: str) -> None:
-    """Checks that fields, numbers or tuples of numbers, are greater than 0.
+    """Checks that fields (numbers or tuples of numbers) are greater than 0.
 
     Raises:
-      ValueError: a field is not.
+      ValueError: a field is not greater than 0.
     """
     for field in fields:
         value = getattr(options, field)
@@ -43,10 +43,10 @@ def check_range(group: str, options: object, interval: str, *fields: str) -> Non
     """Checks that fields lie in an interval.
 
     Args:
-      interval: as it is written, "[0, 1)"; "inf" and "2^32" may be its end.
+      interval: interval as text, "[0, 1)"; its ends may be "inf" or "2^32".
 
     Raises:
-      ValueError: a field does not.
+      ValueError: a field does not lie in the interval.
     """
     low, high = (_LIMITS.get(end) or float(end) for end in interval[1:-1].split(", "))
     for field in fields:
@@ -61,6 +61,6 @@ _LIMITS = {"inf": math.inf, "2^32": 2**32}
 
 
 def did_you_mean(name: str, known: Collection[str], most: int = 1) -> str:
-    """Returns " Did you mean 'a' or 'b'?" with the known names most like this one, or ""."""
+    """Returns " Did you mean 'a' or 'b'?" with the most similar known names, or ""."""
     close = difflib.get_close_matches(name, known, n=most)
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""

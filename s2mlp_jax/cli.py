@@ -1,6 +1,6 @@
-"""What all commands share: exit codes, the parsers of options, and one rule for errors.
+"""What all commands share: exit codes, parsers of options, and one rule for errors.
 
-This file imports the standard library alone: `--help` is quick, and a report needs no jax.
+This file imports only the standard library, so `--help` is quick, and a report needs no jax.
 """
 
 import argparse
@@ -22,17 +22,17 @@ _P = typing.ParamSpec("_P")
 
 
 class ExitCode(enum.IntEnum):
-    """How a command ended. A bug ends it with Python's own 1, and a traceback."""
+    """How a command ended. After a bug, Python exits with code 1 and a traceback."""
 
     DONE = 0
-    BAD_INPUT = 2  # the command line, a config, the data: the user can put it right
+    BAD_INPUT = 2  # in the command line, a config or the data: the user can correct it
     WRONG_NUMBERS = 3  # the loss became NaN, or an exported model computes other logits
-    SOME_FAILED = 4  # some runs or files; the others are done
-    STOPPED = 75  # by a signal, and saved: the same command goes on
+    SOME_FAILED = 4  # some runs or files failed; the others are done
+    STOPPED = 75  # by a signal, after saving: the same command continues
 
 
 class Parser(argparse.ArgumentParser):
-    """Prints the module's docstring for --help, and a mistake as one line."""
+    """Prints the module's docstring for --help, and errors as one line."""
 
     def __init__(self, *, allow_abbrev: bool = False, **keywords: typing.Any) -> None:
         keywords.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def command(main: Callable[_P, int]) -> Callable[_P, int]:
-    """Decorates a command's `main`: its errors become exit codes by one rule.
+    """Decorates a command's `main`: turns errors into exit codes by one rule.
 
     An exception that has an `exit_code` is printed, and the command ends with that code. A user's
     mistake (see `is_mistake`) is printed as "Error: ...", with code 2. Any other exception is a
@@ -70,10 +70,10 @@ def command(main: Callable[_P, int]) -> Callable[_P, int]:
 def is_mistake(error: BaseException) -> bool:
     """Returns whether an exception is a user's mistake, and not a bug.
 
-    It is one if it is a ValueError that a `raise` statement of this package raised, or that came
-    up in a file of the user's own, such as a config. A ValueError of a library, or of an operation
-    in this package (arrays of shapes that do not fit, say), is a bug: nobody wrote its message
-    for the user.
+    A mistake is a ValueError raised by a `raise` statement of this package, or in a file of the
+    user's own, such as a config. A ValueError from a library, or from an operation in this package
+    (for example, on arrays whose shapes do not match), is a bug: its message was not written for
+    the user.
     """
     if not isinstance(error, ValueError) or error.__traceback__ is None:
         return False
@@ -91,10 +91,11 @@ def is_mistake(error: BaseException) -> bool:
 def parse_overrides(arguments: Iterable[str], prefix: str) -> dict[str, typing.Any]:
     """Returns {"model.shift": "e"} for ["--config.model.shift=e"] and the prefix "--config.".
 
-    A value is what Python reads it as, and else text.
+    A value is parsed as a Python literal if possible, otherwise kept as text.
 
     Raises:
-      ValueError: for arguments that begin otherwise, all of them, or one without a value.
+      ValueError: arguments do not begin with the prefix (the message lists them all), or an
+        argument has no value.
     """
     arguments = list(arguments)
     if unknown := [text for text in arguments if not text.startswith(prefix)]:

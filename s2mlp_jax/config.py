@@ -22,8 +22,8 @@ _EARLIER = (
     "(environment.json has its commit)."
 )
 
-# Fields that a run may change when it is continued: they alter no number of it, or, as another
-# number of devices does, only the order of its sums.
+# Fields that may change when a run is continued: they do not change its numbers, or they change
+# only the order of its sums, as another number of devices does.
 _FREE_FIELDS = {
     "data.data_dir",
     "data.download",
@@ -37,7 +37,7 @@ _FREE_FIELDS = {
 }
 
 
-# Fields that version 0.1.0 did not have, with what its runs did.
+# Fields that version 0.1.0 did not have, with values that give the behaviour of its runs.
 _LATER_FIELDS: dict[str, typing.Any] = {"data.rotate": 0}
 
 
@@ -47,7 +47,7 @@ def load_config(
     """Loads a config file without flags, for notebooks and tests.
 
     Args:
-      path: "configs/s2mlp_digits.py", or "configs/x.py:argument" for one that takes an argument.
+      path: "configs/s2mlp_digits.py", or "configs/x.py:argument" for a config with an argument.
       overrides: {"model.shift": "e", "train.epochs": 5.0}.
 
     Returns:
@@ -75,16 +75,16 @@ def override(
 
 
 def explain_flags(argv: collections.abc.Sequence[str], error: Exception) -> str:
-    """Says which `--config.field=value` of a command line is wrong, and what is allowed there.
+    """Returns a text on which `--config.field=value` is wrong, and what is allowed there.
 
     Args:
       argv: the command line.
-      error: what parsing it raised; its own text is the answer if no field is to blame.
+      error: exception raised while parsing it; its text is returned if no field is wrong.
     """
     path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
     if path:
         try:
-            config = _get_config(path)  # its own argument may be the wrong one
+            config = _get_config(path)  # the config's own argument may be wrong
             changes = [argument for argument in argv if argument.startswith("--config.")]
             for field, value in parse_overrides(changes, "--config.").items():
                 _set_field(config, field, value)
@@ -100,7 +100,7 @@ def load_module(path: str) -> tuple[types.ModuleType, tuple[str, ...]]:
       path: "configs/x.py", or "configs/x.py:argument".
 
     Returns:
-      The module, and the arguments, one or none, that its functions are to be called with.
+      The module, and the arguments (one or none) for its functions.
 
     Raises:
       ValueError: no such file.
@@ -129,7 +129,7 @@ def _get_config(path: str) -> ml_collections.ConfigDict:
 
 
 def _set_field(config: ml_collections.ConfigDict, field: str, value: typing.Any) -> None:
-    """Sets a field by its dotted name; a ValueError if it is not there or of another type."""
+    """Sets a field by its dotted name; raises ValueError if it is missing or of another type."""
     *parents, leaf = field.split(".")
     node = config
     for part in parents:
@@ -156,7 +156,7 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       ValueError: a value that is not allowed; the message names the field and the choices.
     """
     config = config.copy_and_resolve_references()
-    # A run of an earlier version lacks later fields: they are as the variant has them.
+    # Runs of earlier versions lack later fields: they get the variant's values.
     given = config.model.to_dict().items()
     overrides = {name: value for name, value in given if name != "name" and value is not None}
     variant = get_variant(config.model.name, **overrides)
@@ -187,7 +187,7 @@ def to_options(config: ml_collections.ConfigDict) -> Options:
 
 
 def _typed(node: ml_collections.ConfigDict, name: str, kind: typing.Any, field: str) -> typing.Any:
-    """Returns the field `name` of a part of a config as `kind`; `field` is its dotted name."""
+    """Returns the field `name` of a part of a config, as `kind`; `field` is its dotted name."""
     if name not in node:
         raise ValueError(f"The config has no {field}: {_EARLIER}")
     value = node[name]
@@ -200,7 +200,7 @@ def _typed(node: ml_collections.ConfigDict, name: str, kind: typing.Any, field: 
     if kind == tuple[float, ...] and isinstance(value, tuple | list):
         if all(type(x) in (int, float) for x in value):
             return tuple(map(float, value))
-    elif type(value) is kind:  # not isinstance: True is no int
+    elif type(value) is kind:  # not isinstance: True is not an int here
         return value
     raise ValueError(f"config.{field} is of type {kind.__name__}, got {value!r}.")
 
@@ -208,7 +208,7 @@ def _typed(node: ml_collections.ConfigDict, name: str, kind: typing.Any, field: 
 def that_alter_numbers(
     fields: collections.abc.Mapping[str, typing.Any],
 ) -> dict[str, typing.Any]:
-    """Returns those fields, {"train.epochs": 5.0}, whose change makes a run another one."""
+    """Returns those of the fields, {"train.epochs": 5.0}, that affect a run's numbers."""
     return {field: value for field, value in fields.items() if field not in _FREE_FIELDS}
 
 
@@ -226,7 +226,7 @@ def flatten(config: collections.abc.Mapping[str, typing.Any]) -> dict[str, typin
 def differences(
     saved: collections.abc.Mapping[str, typing.Any], config: ml_collections.ConfigDict
 ) -> list[str]:
-    """Lists the fields in which two configs would give different runs, with both values.
+    """Lists the fields that make the runs of two configs differ, with both values.
 
     Args:
       saved: the config of a workdir, from its JSON.
@@ -236,7 +236,7 @@ def differences(
     if "model" in saved:
         fields = dict(saved["model"])
         variant = get_variant(fields.pop("name"), **fields)
-        old |= flatten({"model": variant.fields()})  # those too that came later
+        old |= flatten({"model": variant.fields()})  # also fields that came later
     missing = "(not there)"
     return list_differences(
         that_alter_numbers(old), that_alter_numbers(new), missing, missing, repr
@@ -250,14 +250,14 @@ def list_differences(
     not_here: str,
     show: collections.abc.Callable[[typing.Any], str] = str,
 ) -> list[str]:
-    """Lists the names whose values differ, with both, in order: "seed: 0 there, 1 here".
+    """Lists the names whose values differ, in order, with both: "seed: 0 there, 1 here".
 
     Args:
-      there: of a folder on disk.
-      here: of what is being started.
-      not_there: shown for a value that `there` lacks.
-      not_here: shown for a value that `here` lacks.
-      show: makes a value readable.
+      there: values of a folder on disk.
+      here: values of the run being started.
+      not_there: text shown for a value that is missing in `there`.
+      not_here: text shown for a value that is missing in `here`.
+      show: formats a value.
     """
     absent = object()
     return [

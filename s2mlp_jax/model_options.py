@@ -1,4 +1,4 @@
-"""The options of commands that use a trained model, and the model that they choose."""
+"""Options of commands that use a trained model, and loading of the chosen model."""
 
 import argparse
 import typing
@@ -9,7 +9,7 @@ from s2mlp_jax.saved.pretrained import WHICH, Pretrained, load
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    """Adds --checkpoint and --weights, which choose weights of a run, and --import."""
+    """Adds --checkpoint and --weights, which select the weights of a run, and --import."""
     parser.add_argument(
         "--checkpoint", default="", metavar="STEP", help="of a run: latest (default), best, a step"
     )
@@ -38,7 +38,7 @@ class _Import(argparse.Action):
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Adds MODEL, and how it is to be loaded."""
+    """Adds MODEL and the options for loading it."""
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument(
         "--image_size", type=int, metavar="PIXELS", help="another than in training, if it fits any"
@@ -50,10 +50,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load_model(flags: argparse.Namespace) -> Pretrained:
-    """Loads what the options of `add_model_options` choose.
+    """Loads the model selected by the options of `add_model_options`.
 
     Raises:
-      ValueError: as `s2mlp_jax.load` does.
+      ValueError: as in `s2mlp_jax.load`.
     """
     dtype = DTYPES[flags.dtype] if flags.dtype else None
     return load(flags.model, flags.image_size, flags.checkpoint, flags.weights, dtype)

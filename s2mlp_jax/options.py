@@ -1,7 +1,7 @@
 """A config as typed values: one frozen dataclass per group, which checks itself.
 
-`config.to_options` makes them. Those of `data` and `augment` lie where they are used; those of
-training lie here, as `config` must not import `train`.
+`config.to_options` makes them. The groups `data` and `augment` are defined where they are used;
+those of training are defined here, as `config` must not import `train`.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
-    """The group `model`: a variant's name, and the architecture with all fields filled in."""
+    """The group `model`: the variant's name, and its architecture with all fields filled in."""
 
     name: str
     variant: Variant
@@ -30,15 +30,15 @@ class TrainOptions:
     """The group `train`.
 
     Attributes:
-      batch_size: images of a step, over all devices and accumulation steps.
+      batch_size: images per step, over all devices and accumulation steps.
       accumulation_steps: parts of the batch whose gradients are summed.
-      epochs: length of the run, if `steps` is 0.
-      steps: length of the run, if not 0.
-      label_smoothing: share of a target that is uniform over the classes.
-      ema_decay: of the averaged weights, 0 for no average.
-      dtype: of the computation, one of `DTYPES`; weights are float32.
+      epochs: length of the run in epochs, if `steps` is 0.
+      steps: length of the run in steps, if not 0.
+      label_smoothing: fraction of a target that is uniform over the classes.
+      ema_decay: decay of the averaged weights, 0 for no average.
+      dtype: type used in computation, one of `DTYPES`; weights are float32.
       remat: whether the backward pass computes each block again.
-      shard_state: whether weights, optimizer and average are cut over the devices.
+      shard_state: whether weights, optimizer state and average are sharded over the devices.
     """
 
     batch_size: int
@@ -68,23 +68,23 @@ class TrainOptions:
 
     @property
     def images_per_part(self) -> int:
-        """Images of the batch that are computed at once."""
+        """Number of images of the batch that are computed at once."""
         return self.batch_size // self.accumulation_steps
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerOptions:
-    """The group `optimizer`: AdamW, its learning rates and its decay.
+    """The group `optimizer`: AdamW, its learning rates and weight decay.
 
     Attributes:
-      learning_rate: peak, for a batch of `reference_batch_size`.
-      reference_batch_size: the peak scales with the batch over this; 0: it does not scale.
-      warmup_epochs: of linear growth from `warmup_learning_rate`.
+      learning_rate: peak rate, for a batch of `reference_batch_size`.
+      reference_batch_size: the peak scales with batch size / this value; 0 for no scaling.
+      warmup_epochs: epochs of linear growth from `warmup_learning_rate`.
       warmup_learning_rate, final_learning_rate: first and last rate, not scaled.
-      weight_decay: on kernels only.
-      beta1, beta2, eps: AdamW's.
+      weight_decay: weight decay, applied only to kernels.
+      beta1, beta2, eps: parameters of AdamW.
       grad_clip_norm: largest norm of the gradient, 0 for no clipping.
-      layer_decay: factor on the rate per layer from the head down, 1 for the same rate.
+      layer_decay: factor on the rate per layer, from the head down; 1 for equal rates.
     """
 
     learning_rate: float
@@ -106,7 +106,7 @@ class OptimizerOptions:
 
 @dataclasses.dataclass(frozen=True)
 class EvalOptions:
-    """The group `eval`: how often, and of how many images at once."""
+    """The group `eval`: how often to evaluate, and the batch size."""
 
     every_epochs: float
     batch_size: int
@@ -117,7 +117,7 @@ class EvalOptions:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointOptions:
-    """The group `checkpoint`: how often, and how many of the last are kept beside the best."""
+    """The group `checkpoint`: how often to save, and how many to keep besides the best."""
 
     every_epochs: float
     keep: int
@@ -128,7 +128,7 @@ class CheckpointOptions:
 
 @dataclasses.dataclass(frozen=True)
 class LogOptions:
-    """The group `log`: steps between two lines, and whether TensorBoard's files are written."""
+    """The group `log`: steps between two lines, and whether to write TensorBoard files."""
 
     every_steps: int
     tensorboard: bool
@@ -142,12 +142,12 @@ class Options:
     """A whole config, one attribute per group.
 
     Attributes:
-      seed: of weights, data order, augmentation and drop path.
-      init_from: a model to start from, "" for drawn weights.
-      freeze: patterns of parameters that do not change, joined by commas.
+      seed: seed of weights, data order, augmentation and drop path.
+      init_from: a model to start from, "" for random weights.
+      freeze: patterns of parameters that do not change, separated by commas.
 
     Raises:
-      ValueError: at construction, if groups do not fit each other.
+      ValueError: at construction, if groups are not compatible with each other.
     """
 
     model: ModelOptions
@@ -176,11 +176,11 @@ class Options:
             )
 
     def make_model(self, num_classes: int) -> Model:
-        """Returns the model, for its computation in `train.dtype`."""
+        """Returns the model, which computes in `train.dtype`."""
         train = self.train
         return build(self.model.variant, num_classes, DTYPES[train.dtype], train.remat)
 
     def count_steps(self, train_images: int) -> tuple[int, float]:
-        """Returns the steps of a whole run, and those of an epoch, which is not rounded."""
+        """Returns the steps of the whole run, and the steps per epoch, not rounded."""
         steps_per_epoch = train_images / self.train.batch_size
         return self.train.steps or round(self.train.epochs * steps_per_epoch), steps_per_epoch

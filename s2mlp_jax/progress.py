@@ -1,6 +1,6 @@
-"""What a person sees: lines, progress bars on a terminal, durations and sizes in words.
+"""Output for people: lines, progress bars on a terminal, durations and sizes as text.
 
-jax is not imported here, so that data sets are prepared and reports are made without it.
+jax is not imported here, so that preparing data sets and making reports do not need it.
 """
 
 import sys
@@ -16,8 +16,8 @@ def say(message: str, every_process: bool = False) -> None:
     """Prints a line, above the progress bar if there is one.
 
     Args:
-      every_process: prints in every process of a run, not in the first one only; for what each
-        process finds in its own part of the data.
+      every_process: prints in every process of a run, not only in the first; for what a process
+        finds in its own part of the data.
     """
     if every_process or _is_first_process():
         tqdm.write(message, file=sys.stdout)
@@ -46,7 +46,7 @@ def human_size(count: float) -> str:
 
 
 class Progress:
-    """A bar over the steps of a run on a terminal, plain lines elsewhere."""
+    """Progress over the steps of a run: a bar on a terminal, plain lines elsewhere."""
 
     def __init__(self, total: int, start: int) -> None:
         terminal = sys.stderr.isatty() and _is_first_process()
@@ -59,18 +59,18 @@ class Progress:
         self._bar.update()
 
     def note(self, step: int, figures: str) -> None:
-        """Shows passing figures: beside the bar, or as a line where there is none."""
+        """Shows temporary figures next to the bar, or as a line if there is no bar."""
         if self._bar.disable:
             self.tell(step, figures)
         else:
             self._bar.set_postfix_str(figures, refresh=False)
 
     def tell(self, step: int, figures: str) -> None:
-        """Shows figures to be kept, as a line."""
+        """Prints figures as a line that stays."""
         say(f"step {step}/{self._bar.total}  {figures}")
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Closes the bar and leaves it on the screen."""
         self._bar.close()
 
 
@@ -78,8 +78,8 @@ class Meter:
     """Shows how much of a long piece of work is done: a bar on a terminal, lines elsewhere.
 
     Args:
-      what: is being done.
-      total: in `unit`s.
+      what: name of the work.
+      total: amount of work, in `unit`s.
       unit: "images", or "B" for bytes.
     """
 
@@ -97,7 +97,7 @@ class Meter:
         )
 
     def show(self, done: int) -> None:
-        """Shows that `done` units are done by now."""
+        """Shows that `done` units are complete."""
         now = time.monotonic()
         if not self._bar.disable:
             self._bar.update(done - self._bar.n)

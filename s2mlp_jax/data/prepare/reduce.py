@@ -9,8 +9,8 @@ from s2mlp_jax.data.jpeg import add_index
 
 JPEG_QUALITY = 95  # without chroma subsampling; docs/imagenet.md has the reasons in a table
 
-# Rows of blocks, 8 pixels high, between two restart markers. Decoding can begin at any row of
-# blocks after a marker. Huffman tables optimized per file make it 4 % smaller, 3 % faster to decode.
+# Rows of blocks, 8 pixels high, between two restart markers. Decoding can begin at any of
+# them. With its own Huffman tables, a file becomes 4 % smaller and 3 % faster to decode.
 RESTART_ROWS = 1
 
 
