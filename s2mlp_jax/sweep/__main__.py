@@ -6,9 +6,9 @@
   python -m s2mlp_jax.sweep --config=... --workdir=W --shard=0/8
   python -m s2mlp_jax.sweep --config=configs/compare.py:digits --workdir=W --measure
 
-Each run has a folder WORKDIR/SETTING/SEED, like a workdir of main.py. If it was stopped or killed,
-the same command resumes it. Exit codes: 0 all done; 2 bad input; 4 some runs failed, the others
-are done; 75 stopped by a signal and saved.
+Each run has a folder WORKDIR/SETTING/SEED, like a workdir of main.py. The same command resumes a
+sweep that was stopped or killed. Exit codes: 0 all done; 2 bad input; 4 some runs failed, the
+others are done; 75 stopped by a signal and saved.
 """
 
 import os

@@ -232,7 +232,7 @@ def _parse_shard(shard: str) -> tuple[int, int]:
 
 
 def _share(runs: Sequence[SweepRun], part: int, parts: int) -> list[SweepRun]:
-    """Returns the runs whose middle is in this part of the total cost; keeps their order."""
+    """Returns the runs whose cost midpoint is in this part; a setting's seeds stay adjacent."""
     total, before, share = sum(run.cost for run in runs), 0, []
     for run in runs:
         if int(parts * (before + run.cost / 2) / total) == part:

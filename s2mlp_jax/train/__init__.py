@@ -1,4 +1,4 @@
-"""One run: experiment, step, loop, recorder, devices and plan."""
+"""Training of one run: experiment, step, loop, recorder, devices and plan."""
 
 import typing
 

@@ -84,7 +84,7 @@ class Layout(typing.NamedTuple):
     def state_sharding(self, shape: tuple[int, ...]) -> NamedSharding:
         """Returns the sharding of a parameter, or of an optimizer statistic of the same shape.
 
-        An array is sharded along its longest axis that the number of devices divides; among
+        A sharded array is split along its longest axis that the number of devices divides; among
         equally long axes, along the last one.
         """
         axes = [i for i, size in enumerate(shape) if size % self.mesh.size == 0]
@@ -96,7 +96,7 @@ class Layout(typing.NamedTuple):
     def gather(self, params: typing.Any) -> typing.Any:
         """Within jit, returns the full parameters to compute with; their gradients are sharded.
 
-        Without this, XLA would send activations between devices where they are smaller.
+        Without this, XLA would send the activations instead, where they are smaller.
         """
 
         def gather_one(x: jax.Array) -> jax.Array:
@@ -114,7 +114,7 @@ class Layout(typing.NamedTuple):
         """Returns the XLA options without which a CPU would not recompute anything.
 
         On a CPU, XLA removes the barriers around a recomputation before it merges equal
-        computations, so it merges the two. With the barriers kept, they stay separate.
+        computations, so it merges this one with the original. With the barriers kept, both stay.
         """
         if self.mesh.devices.flat[0].platform != "cpu":
             return {}

@@ -26,8 +26,8 @@ def make_eval_step(
         logits = model.apply(layout.gather(variables), images, train=False)
         labels, mask = batch["label"], batch["mask"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        # The number of classes that the label does not beat. A tie goes to the lower class
-        # number, as in a stable sort. A NaN beats nothing, so it is never a hit.
+        # The rank is the number of classes that the label does not beat. A tie goes to the lower
+        # class number, as in a stable sort. A NaN beats nothing, so it is never a hit.
         score = jnp.take_along_axis(logits, labels[:, None], axis=-1)
         not_earlier = jnp.arange(logits.shape[-1])[None, :] >= labels[:, None]
         rank = jnp.sum(~((score > logits) | ((score == logits) & not_earlier)), axis=-1)
