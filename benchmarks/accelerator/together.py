@@ -17,7 +17,10 @@ GROUPS = ((("a",), 3), (("a",), 8), (("a", "e", "none"), 3), (tuple(PATTERNS), 3
 
 
 def measure(options: Options, name: str) -> Iterator[Record]:
-    """Yields the time of one step of all runs of a group, in turns and together; small first."""
+    """Yields the times of one step of all runs of a group, for each group, the small ones first.
+
+    The runs take the step one after the other ("in turns") and as one program ("together").
+    """
     for patterns, seeds in GROUPS[:1] if options.on_cpu else GROUPS:
         runs = experiments(patterns, seeds, depth=2 if options.on_cpu else 0)
         rounds = 1 if options.on_cpu else options.rounds
