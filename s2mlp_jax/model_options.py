@@ -41,10 +41,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Adds MODEL and the options for loading it."""
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument(
-        "--image_size", type=int, metavar="PIXELS", help="another than in training, if it fits any"
+        "--image_size",
+        type=int,
+        metavar="PIXELS",
+        help="if not the size of training and the model takes any",
     )
     parser.add_argument(
-        "--dtype", choices=DTYPES, help="of the computation; that of the evaluation by default"
+        "--dtype", choices=DTYPES, help="compute dtype; default: that of the evaluation"
     )
     add_checkpoint_options(parser)
 

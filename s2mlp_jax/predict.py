@@ -27,6 +27,7 @@ from tqdm import tqdm
 from s2mlp_jax.cli import ExitCode, Parser, command
 from s2mlp_jax.data.image_files import find_files
 from s2mlp_jax.model_options import add_model_options, load_model
+from s2mlp_jax.progress import plural
 from s2mlp_jax.saved.preprocessing import Preprocessing
 from s2mlp_jax.saved.pretrained import Pretrained, compiled
 
@@ -175,8 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seconds = time.perf_counter() - started
     done = len(files) - failed
     print(
-        f"{done:,} images in {seconds:.1f} s, {done / seconds:,.1f} images/s"
-        + (f"; {failed:,} files are no images" if failed else ""),
+        f"{plural(done, 'image')} in {seconds:.1f} s, {done / seconds:,.1f} images/s"
+        + (f"; {plural(failed, 'file')} could not be read as images" if failed else ""),
         file=sys.stderr,
     )
     return ExitCode.SOME_FAILED if failed else ExitCode.DONE

@@ -37,6 +37,11 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1000:.3g} ms" if 0 < seconds < 1 else f"{seconds:.3g} s"
 
 
+def plural(count: int, noun: str) -> str:
+    """Returns a number and its noun, "1 file" or "1,200 files"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def human_size(count: float) -> str:
     """Formats a number of bytes to three digits: 512 B, 4.5 KiB, 12.5 MiB, 138 GiB."""
     units = ["B", "KiB", "MiB", "GiB", "TiB"]

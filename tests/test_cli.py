@@ -202,7 +202,7 @@ def test_evaluation_of_a_workdir(whole_run: pathlib.Path) -> None:
     # The same by one override of the run's own config.
     code, output = main("--mode=eval", f"--workdir={whole_run}", "--config.data.image_size=16")
     assert code == 0, output
-    assert "Not as in training: data.image_size: 8 there, 16 here" in output
+    assert "Differs from training: data.image_size: 8 there, 16 here" in output
     again = json.loads((whole_run / "eval.jsonl").read_text().splitlines()[-1])
     assert {**again, "time": ""} == {**json.loads(results[-1]), "time": ""}
     code, output = main("--mode=eval", f"--workdir={whole_run}", "--config.data.image_sice=16")

@@ -260,7 +260,7 @@ def test_errors_of_the_pytorch_code() -> None:
     from s2mlp_jax.export.s2mlp_torch import S2MLP
 
     for fields in ({"border": "wrap"}, {"norm": "batch_norm"}, {"shift": ["right", "north"]}):
-        with pytest.raises(ValueError, match="'(wrap|batch_norm|north)' is none of"):
+        with pytest.raises(ValueError, match="'(wrap|batch_norm|north)' is not one of"):
             S2MLP(3, dim=8, depth=1, **fields)
     with pytest.raises(ValueError, match="must be multiples of 4 pixels"):
         S2MLP(3, dim=8, depth=1, patch_size=4)(torch.zeros(1, 3, 8, 10))

@@ -169,15 +169,15 @@ def test_a_run_of_version_0_1_goes_on(tmp_path: pathlib.Path) -> None:
 def test_a_pattern_of_another_shift_is_told(source: pathlib.Path) -> None:
     config = tiny_config(init_from=str(source), model__shift="e")
     told = create_experiment(config).initial_weights().notes  # type: ignore[union-attr]
-    assert told[-1] == "not as there: model.shift was 'a', is 'e'"
+    assert told[-1] == "differs from the initial model: model.shift was 'a', is 'e'"
 
 
 def test_another_normalisation_is_told(source: pathlib.Path) -> None:
     config = tiny_config(init_from=str(source), data__mean=(0.5,), data__image_size=16)
     told = create_experiment(config, jax.devices()[:1]).initial_weights().notes  # type: ignore[union-attr]
     assert told[-2:] == [
-        "not as there: data.image_size was 8, is 16",
-        "not as there: data.mean was (0.3,), is (0.5,)",
+        "differs from the initial model: data.image_size was 8, is 16",
+        "differs from the initial model: data.mean was (0.3,), is (0.5,)",
     ]
 
 

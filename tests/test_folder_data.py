@@ -257,7 +257,7 @@ def test_files_of_all_kinds(
     assert views["image"].shape == (21, 8, 8, 3)
     open_split(photographs, "train[:50%]")  # says nothing again
     assert capsys.readouterr().out == (
-        f"Passed over 5 files in {photographs}/train, which are no images of a class: .txt 2, "
+        f"Skipped 5 files in {photographs}/train that are not images of a class: .txt 2, "
         "outside the classes 1, without an ending 2\n"
     )
 
@@ -364,7 +364,7 @@ def test_mistakes_are_named(photographs: pathlib.Path, tmp_path: pathlib.Path) -
             file.rename(file.with_suffix(".jxl"))
     fails(
         rf"There is no image \(.jpg .jpeg .png .*\) in these classes of {here}/train: "
-        r"china, flower. Remove the folders that are no classes\."
+        r"china, flower. Remove the folders that are not classes\."
     )
     shutil.rmtree(photographs / "train")
     shutil.move(photographs / "val/china", photographs / "train")

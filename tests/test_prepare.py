@@ -407,11 +407,11 @@ def test_tars_are_checked(tmp_path: pathlib.Path) -> None:
             b"",
         ):
             (tmp_path / name).write_bytes(broken)
-            refused(f"{name} is no whole tar: .*Fetch it again")
+            refused(f"{name} is not a complete tar: .*Fetch it again")
         (tmp_path / name).write_bytes(whole)
     inner = {"n01440764.tar": (tmp_path / "inner.tar").read_bytes()[:-10240]}
     write_tar(tmp_path / tars.TRAIN, inner)
-    refused(f"n01440764.tar in .*{tars.TRAIN} is no whole tar")
+    refused(f"n01440764.tar in .*{tars.TRAIN} is not a complete tar")
 
 
 def test_official_tars_are_known_by_size(tmp_path: pathlib.Path) -> None:

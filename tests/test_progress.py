@@ -6,7 +6,7 @@ import sys
 import jax
 import pytest
 
-from s2mlp_jax.progress import duration, human_size, say
+from s2mlp_jax.progress import duration, human_size, plural, say
 from tests.helpers import ROOT
 
 
@@ -25,6 +25,10 @@ from tests.helpers import ROOT
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_plural() -> None:
+    assert [plural(n, "file") for n in (0, 1, 1200)] == ["0 files", "1 file", "1,200 files"]
 
 
 @pytest.mark.parametrize(

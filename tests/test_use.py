@@ -239,10 +239,10 @@ def test_a_folder_that_does_not_fit_is_refused(model: pathlib.Path, tmp_path: pa
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("config.json", "{}", "is no folder of a model: 'model'"),
+        ("config.json", "{}", "is not the folder of a model: 'model'"),
         ("config.json", "{", "config.json cannot be read"),
         ("class_names.json", '["a"]', "has 1 names, and the model 10 classes"),
-        ("preprocessing.json", '{"image_size": 8}', "is no folder of a model: .*crop_ratio"),
+        ("preprocessing.json", '{"image_size": 8}', "is not the folder of a model: .*crop_ratio"),
         ("model.safetensors", "x", "model.safetensors cannot be read"),
     ],
 )
@@ -299,7 +299,7 @@ def test_an_export_is_whole_or_not_there(
     assert export.main([str(model), "--format=stablehlo", other, "--images=no"]) == 2
     assert "There is no file or folder no." in capsys.readouterr().err
     assert export.main([str(model), other, f"--images={model / 'README.md'}"]) == 2
-    assert "README.md is no image: cannot identify" in capsys.readouterr().err
+    assert "README.md cannot be read as an image: cannot identify" in capsys.readouterr().err
 
 
 def test_an_export_at_another_size(
@@ -489,7 +489,7 @@ def test_what_is_no_image_is_reported_and_passed_over(
     assert f"No image: {mixed / 'cut.jpg'}: " in err
     assert f"No image: {mixed / 'notes.txt'}: " in err
     assert "3 images in " in err
-    assert "images/s; 2 files are no images" in err
+    assert "images/s; 2 files could not be read as images" in err
     assert "DS_Store" not in err
     assert say([str(model), str(mixed / "good.jpg")])[0] == 0
 

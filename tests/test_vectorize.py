@@ -155,7 +155,7 @@ def test_auto_is_off_on_a_cpu_and_measured_elsewhere(
     assert "together" not in capfd.readouterr().out
     devices = jax.devices()[:1]
     monkeypatch.setattr(sweep_lib.jax, "devices", lambda: devices)
-    for ratio, said in ((0.5, "2 runs in turns: .* 0.50 times"), (2.0, "2 runs together")):
+    for ratio, said in ((0.5, "2 runs one by one: .* 0.50 times"), (2.0, "2 runs together")):
         monkeypatch.setattr(sweep_lib, "speedup", lambda runs, ratio=ratio: ratio)
         sweep_lib.run_sweep(sweep, tmp_path / str(ratio))
         assert re.search(said, capfd.readouterr().out)

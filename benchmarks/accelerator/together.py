@@ -19,19 +19,19 @@ GROUPS = ((("a",), 3), (("a",), 8), (("a", "e", "none"), 3), (tuple(PATTERNS), 3
 def measure(options: Options, name: str) -> Iterator[Record]:
     """Yields the times of one step of all runs of a group, for each group, the small ones first.
 
-    The runs take the step one after the other ("in turns") and as one program ("together").
+    The runs take the step one after the other ("one by one") and as one program ("together").
     """
     for patterns, seeds in GROUPS[:1] if options.on_cpu else GROUPS:
         runs = experiments(patterns, seeds, depth=2 if options.on_cpu else 0)
         rounds = 1 if options.on_cpu else options.rounds
         figures = common.alternate(timed_steps(runs), rounds, warmup=1)
-        turns, one = figures["in turns"], figures["together"]
+        turns, one = figures["one by one"], figures["together"]
         yield {
             "name": f"{seeds} seeds of {len(patterns)} pattern{'s' * (len(patterns) > 1)}",
             "runs": len(runs),
-            "in turns, ms": 1e3 * float(np.median(turns)),
+            "one by one, ms": 1e3 * float(np.median(turns)),
             "together, ms": 1e3 * float(np.median(one)),
-            "in turns / together": float(np.median(np.divide(turns, one))),
+            "one by one / together": float(np.median(np.divide(turns, one))),
         }
 
 

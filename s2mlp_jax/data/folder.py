@@ -16,7 +16,7 @@ from PIL import Image
 
 from s2mlp_jax.data.split import Split
 from s2mlp_jax.data.views import CUT_MODES
-from s2mlp_jax.progress import say
+from s2mlp_jax.progress import plural, say
 
 # Endings of image files. Other files, even if Pillow can read them, are skipped with a message.
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -137,12 +137,12 @@ def _images_of(root: str, part: str, classes: Sequence[str]) -> list[str]:
     if empty:
         raise ValueError(
             f"There is no image ({' '.join(ENDINGS)}) in these classes of {folder}: "
-            f"{_listed(empty)}. Remove the folders that are no classes."
+            f"{_listed(empty)}. Remove the folders that are not classes."
         )
     if others:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(others.items()))
-        count = f"{others.total():,} files in {folder}"
-        _say_once(f"Passed over {count}, which are no images of a class: {kinds}")
+        count = f"{plural(others.total(), 'file')} in {folder}"
+        _say_once(f"Skipped {count} that are not images of a class: {kinds}")
     # A part such as train[:10%] should have images of every class, as in TFDS, which shuffles when
     # it writes. The order depends only on the names, so it is the same on every machine and file
     # system, and in evaluation.

@@ -8,7 +8,7 @@
 MODEL is the folder of a run of main.py, or one that this command wrote; OUT is a new folder. Before
 OUT is created, the exported model is run on images and its logits are compared with the model's.
 FILE is a state dict with timm's names, as .safetensors or PyTorch's .pt, .pth or .bin. Exit codes:
-0 done; 2 bad input; 3 what was written says something else than the model.
+0 done; 2 bad input; 3 what was written computes something else than the model.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def _parser() -> Parser:
         "--image_size",
         type=int,
         metavar="PIXELS",
-        help="another than in training, if it fits any; of FILE, default 224",
+        help="if not the size of training and the model takes any; of FILE, default 224",
     )
     parser.add_argument(
         "--images",

@@ -139,8 +139,8 @@ def export_model(
         difference = float(np.max(np.abs(np.asarray(expected) - got)))
         if not difference <= TOLERANCE:  # also true for NaN
             raise DifferentError(
-                f"What --format={kind} wrote says something else than the model: logits differ by "
-                f"up to {difference:.1e}, and {TOLERANCE:g} is allowed."
+                f"What --format={kind} wrote computes something else than the model: logits differ "
+                f"by up to {difference:.1e}, and {TOLERANCE:g} is allowed."
             )
         os.replace(incomplete, output)
     except OSError as error:
@@ -187,5 +187,5 @@ def _compare_on(path: str, preprocess: Preprocessing) -> np.ndarray:
         try:
             made.append(preprocess(file))
         except Exception as error:  # a broken file can make Pillow raise anything
-            raise ValueError(f"--images: {file} is no image: {error}.") from error
+            raise ValueError(f"--images: {file} cannot be read as an image: {error}.") from error
     return np.stack(made)

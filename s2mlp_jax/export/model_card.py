@@ -88,7 +88,7 @@ def _summary(content: ModelFolder) -> Iterator[str]:
         return
     yield (
         f"It has {training['parameters']:,} parameters and takes {training['macs']:,} "
-        "multiply-accumulates an image."
+        "multiply-accumulates per image."
     )
     if size != trained_at:
         yield (

@@ -226,7 +226,7 @@ class S2MLP(nn.Module):
             *((direction, tuple(DIRECTIONS)) for direction in shift),
         ]:
             if value not in allowed:
-                raise ValueError(f"{value!r} is none of {', '.join(allowed)}.")
+                raise ValueError(f"{value!r} is not one of {', '.join(allowed)}.")
 
         def new_norm(wanted: bool = True) -> nn.Module:
             if not wanted:

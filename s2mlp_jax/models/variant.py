@@ -242,7 +242,7 @@ class Variant:
         """Checks that weights trained at one image size (pixels) fit another.
 
         Raises:
-          ValueError: if they do not, or the size is none for this model.
+          ValueError: if they do not, or the model cannot take the size.
         """
         if self.bound_to_grid and image_size != trained:
             raise ValueError(

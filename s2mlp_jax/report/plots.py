@@ -109,7 +109,7 @@ def trade_offs(study: Study) -> "Figure":
 
     costs = {
         "parameters": of_result("parameters"),
-        "multiply-accumulates an image": of_result("macs"),
+        "multiply-accumulates per image": of_result("macs"),
         "training, images/s": of_speed("train_images_per_second"),
         "inference, images/s": of_speed("eval_images_per_second"),
         "memory of a training step, MiB": of_speed("memory_bytes", 2**-20),

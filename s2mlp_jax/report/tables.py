@@ -31,7 +31,7 @@ def settings_table(study: Study) -> Table:
     printed = any(setting["paper"] for setting in study.settings.values())
     head = ["setting", "top-1 %", "top-5 %"]
     head += [f"top-1 − {study.baseline}"] if study.compared else []
-    head += ["parameters", "MACs an image", "seeds"]
+    head += ["parameters", "MACs per image", "seeds"]
     groups = [("measured here", len(head))] if printed else []
     sizes = [
         key
@@ -75,7 +75,7 @@ def speed_table(study: Study) -> Table | None:
     if not measured:
         return None
     base = measured.get(study.baseline)
-    head = ["setting", "top-1 %", "parameters", "MACs an image", "training images/s"]
+    head = ["setting", "top-1 %", "parameters", "MACs per image", "training images/s"]
     head += [f"of {study.baseline}"] if base else []
     head += ["inference images/s"] + ([f"of {study.baseline}"] if base else []) + ["memory, MiB"]
     rows = []

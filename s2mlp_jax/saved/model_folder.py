@@ -77,7 +77,7 @@ def read_description(
     try:
         return config["model"]["name"], config["model"]["fields"], Preprocessing(**how)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder} is no folder of a model: {error}.") from error
+        raise ValueError(f"{folder} is not the folder of a model: {error}.") from error
 
 
 def read_model_folder(folder: str | pathlib.Path) -> ModelFolder:
@@ -97,7 +97,7 @@ def read_model_folder(folder: str | pathlib.Path) -> ModelFolder:
         dtype = config.get("dtype") or training.get("recipe", {}).get("train.dtype", "float32")
         content = ModelFolder(weights, preprocessing, tuple(class_names), dtype, training)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder} is no folder of a model: {error}.") from error
+        raise ValueError(f"{folder} is not the folder of a model: {error}.") from error
     if len(class_names) != weights.num_classes:
         raise ValueError(
             f"{files.class_names_file} has {len(class_names)} names, and the model "

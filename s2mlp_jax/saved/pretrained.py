@@ -133,7 +133,9 @@ def read_any(path: str | pathlib.Path, checkpoint: str = "", weights: str = "ave
     if pathlib.Path(path).is_dir():
         return read(path, checkpoint, weights).weights
     if checkpoint or weights != WHICH[0]:
-        raise ValueError(f"--checkpoint and --weights are of a run's folder, and {path} is none.")
+        raise ValueError(
+            f"--checkpoint and --weights choose weights of a run, and {path} is not a run's folder."
+        )
     return read_weights(path)
 
 

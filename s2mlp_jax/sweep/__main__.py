@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from absl import logging
 
 from s2mlp_jax.cli import ExitCode, Parser, command, parse_overrides
-from s2mlp_jax.progress import say
+from s2mlp_jax.progress import plural, say
 from s2mlp_jax.sweep.measure import measure_sweep
 from s2mlp_jax.sweep.run import run_sweep, runs_left
 from s2mlp_jax.sweep.settings import open_sweep
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say(f"Next: python -m s2mlp_jax.report {flags.workdir}")
     if failed:
         names = ", ".join(f"{run.setting} seed {run.seed}" for run in failed)
-        print(f"{len(failed)} runs failed: {names}.", file=sys.stderr)
+        print(f"{plural(len(failed), 'run')} failed: {names}.", file=sys.stderr)
         return ExitCode.SOME_FAILED
     return ExitCode.DONE
 

@@ -129,7 +129,7 @@ def _train_group(progress: SweepProgress, runs: Sequence[SweepRun], measure: boo
     try:
         experiments = progress.sweep.experiments(runs, jax.devices()[:1])
         if measure and (ratio := speedup(experiments)) < 1:
-            say(f"{len(runs)} runs in turns: together they would train {ratio:.2f} times as fast")
+            say(f"{len(runs)} runs one by one: together they would train {ratio:.2f} times as fast")
             return
         say(f"{len(runs)} runs together, as one program")
         with _log_to(progress.folder.log_file):
@@ -141,7 +141,7 @@ def _train_group(progress: SweepProgress, runs: Sequence[SweepRun], measure: boo
     except Exception as error:  # mostly out of memory
         failed = Failure.of(error).first_line
     if failed:
-        say(f"Together they failed ({failed}), so they are trained in turns.")
+        say(f"Together they failed ({failed}), so they are trained one by one.")
         return
     seconds = (time.perf_counter() - began) / len(runs)
     for run, outcome in zip(runs, outcomes, strict=True):

@@ -76,7 +76,7 @@ class Sweep:
 
     def describe(self, runs: Sequence[SweepRun]) -> Iterator[str]:
         """Yields a table of the runs' settings with their cost, and a line with the total."""
-        yield f"{'setting':<20}{'parameters':>14}{'MACs an image':>18}{'steps':>10}{'seeds':>7}"
+        yield f"{'setting':<20}{'parameters':>14}{'MACs per image':>18}{'steps':>10}{'seeds':>7}"
         for name, one in self._experiments.items():
             seeds = sum(run.setting == name for run in runs)
             if seeds:
@@ -87,7 +87,7 @@ class Sweep:
         total = sum(run.cost for run in runs)
         yield (
             f"{len(runs)} runs; their training steps take {6 * total:.3g} floating-point "
-            "operations (forward 2 a multiply-accumulate, backward twice as much)"
+            "operations (2 per multiply-accumulate forward, twice as many backward)"
         )
 
     def write_description(self, workdir: pathlib.Path) -> None:

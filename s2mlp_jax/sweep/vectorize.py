@@ -170,13 +170,13 @@ def speedup(runs: Sequence[Experiment]) -> float:
     for measure in timed.values():
         measure()  # compiles
     seconds = {name: min(measure() for _ in range(2)) for name, measure in timed.items()}
-    return seconds["in turns"] / seconds["together"]
+    return seconds["one by one"] / seconds["together"]
 
 
 def timed_steps(runs: Sequence[Experiment]) -> dict[str, Callable[[], float]]:
     """Returns functions that measure the seconds per training step of all runs.
 
-    "in turns" is one by one: the first run's time, times the number of runs. "together" is as one
+    "one by one" is the first run's time, times the number of runs. "together" is as one
     program. The data are on the device already.
     """
     first = runs[0]
@@ -184,7 +184,7 @@ def timed_steps(runs: Sequence[Experiment]) -> dict[str, Callable[[], float]]:
     step = make_train_step(first)
     stacked_step, streams = make_stacked_step(runs), len(_one_of_each_seed(runs))
     states = {
-        "in turns": first.draw_state(),
+        "one by one": first.draw_state(),
         "together": _stack([run.draw_state() for run in runs]),
     }
     batches = jax.tree.map(lambda x: jnp.stack([x] * streams), batch)
@@ -198,7 +198,7 @@ def timed_steps(runs: Sequence[Experiment]) -> dict[str, Callable[[], float]]:
         return count * (time.perf_counter() - started) / _STEPS_TIMED
 
     return {
-        "in turns": lambda: measure("in turns", step, len(runs), batch, first.key),
+        "one by one": lambda: measure("one by one", step, len(runs), batch, first.key),
         "together": lambda: measure("together", stacked_step, 1, batches, keys),
     }
 

@@ -277,7 +277,7 @@ def _slice(spec: str) -> PlannedDevices:
             f"--devices={spec}: {reason} Compiling for a TPU needs libtpu, here or on a TPU's "
             'machine: pip install "jax[tpu]". A number of devices needs nothing.'
         ) from error
-    return PlannedDevices(list(devices), f"no {spec} is here, it is compiled for alone")
+    return PlannedDevices(list(devices), f"no {spec} is here: the step is only compiled for it")
 
 
 def memory_limit(devices: PlannedDevices) -> int | None:

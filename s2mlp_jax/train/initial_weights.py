@@ -80,7 +80,7 @@ def read_initial_weights(
     notes = [*_describe(source, stored, variant, arrays, same_head, len(class_names))]
     for field in ("image_size", "interpolation", "mean", "std") if how else ():
         if (old := getattr(how, field)) != (new := getattr(data, field)):
-            notes.append(f"not as there: data.{field} was {old!r}, is {new!r}")
+            notes.append(f"differs from the initial model: data.{field} was {old!r}, is {new!r}")
     return InitialWeights(arrays, notes)
 
 
@@ -110,4 +110,4 @@ def _describe(
     there = stored.variant
     for field, new in variant.fields().items():
         if (old := there.field(field)) != new:
-            yield f"not as there: model.{field} was {old!r}, is {new!r}"
+            yield f"differs from the initial model: model.{field} was {old!r}, is {new!r}"

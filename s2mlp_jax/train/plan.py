@@ -112,7 +112,7 @@ def _compiled_line(run: Experiment, step: CompiledStep) -> str:
     expected = 6 * run.macs_per_image * images / run.layout.mesh.size
     counted = f"{step.flops / 1e9:,.4g} GFLOP" if step.memory else "unknown FLOPs"
     return (
-        f"compiled  in {step.seconds:.0f} s: {counted} a step and device as XLA counts its program"
+        f"compiled  in {step.seconds:.0f} s: {counted} per step and device, as XLA counts it"
         + (f" (the loop over the parts {parts} times)" if parts > 1 else "")
         + f"; {expected / 1e9:,.4g} by 6 x multiply-accumulates x images"
     )

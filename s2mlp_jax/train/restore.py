@@ -62,7 +62,7 @@ def restore_run(
             raise ValueError(f"{workdir} holds another model: {'; '.join(models)}.")
         for field in different:
             if field.startswith("data."):
-                say(f"Not as in training: {field}.")
+                say(f"Differs from training: {field}.")
         changed = {**own.to_dict(), "data": config.data.to_dict(), "eval": config.eval.to_dict()}
         own = config_lib.complete(ml_collections.ConfigDict(changed))
     checkpoints = Checkpoints(workdir, read_only=True)

@@ -71,21 +71,25 @@ def _parser() -> Parser:
     new = add("shift", _draw_shift, "a shift pattern: arrows, kernels, borders")
     new.add_argument("pattern", nargs="?", default="all", help="a, ..., right+stay; all by default")
     new.add_argument("--border", default="keep", help=", ".join(BORDERS))
-    new.add_argument("--channels", type=int, default=768, help="that are cut into groups")
+    new.add_argument("--channels", type=int, default=768, help="channels that are cut into groups")
 
-    new = add("receptive-field", _draw_receptive_field, "what the centre token sees, by blocks")
+    new = add(
+        "receptive-field", _draw_receptive_field, "what the centre token sees, block by block"
+    )
     new.add_argument("--model", default="s2mlp_wide", help=", ".join(list_models()))
-    new.add_argument("--shift", help="pattern, for the model's own")
-    new.add_argument("--border", help="for the model's own")
-    new.add_argument("--depth", type=int, help="blocks, for the model's own")
-    new.add_argument("--dim", type=int, help="channels, for the model's own")
-    new.add_argument("--grid", type=int, help="tokens a side, 14 by default; of a run its own")
+    new.add_argument("--shift", help="shift pattern; default: the model's own")
+    new.add_argument("--border", help="border; default: the model's own")
+    new.add_argument("--depth", type=int, help="blocks; default: the model's own")
+    new.add_argument("--dim", type=int, help="channels; default: the model's own")
+    new.add_argument("--grid", type=int, help="tokens per side; default: 14, or the run's own")
     new.add_argument("--seed", type=int, default=0, help="of weights and noise")
     add_run(new, required=False)
 
-    new = add("augment", _draw_augment, "what training does to images, a row an operation")
+    new = add("augment", _draw_augment, "what training does to images, one row per operation")
     new.add_argument("--images", default="", metavar="FOLDER", help="else two photographs")
-    new.add_argument("--config", default="configs/s2mlp_wide.py", help="whose recipe")
+    new.add_argument(
+        "--config", default="configs/s2mlp_wide.py", help="config whose recipe is drawn"
+    )
     new.add_argument("--seed", type=int, default=0)
 
     new = add("features", _draw_features, "what the blocks make of one image")
@@ -100,7 +104,7 @@ def _parser() -> Parser:
 
     new = add("errors", _draw_errors, "images that a checkpoint gets wrong")
     add_run(new, required=True)
-    new.add_argument("--count", type=int, default=24, help="of images, at the most")
+    new.add_argument("--count", type=int, default=24, help="largest number of images")
     return parser
 
 

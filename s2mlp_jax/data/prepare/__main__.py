@@ -109,7 +109,7 @@ def _parser() -> Parser:
         default=JPEG_QUALITY,
         help="of JPEGs written with --short_side; default %(default)s",
     )
-    add("--wnids", type=pathlib.Path, metavar="FILE", help="classes of a subset, one a line")
+    add("--wnids", type=pathlib.Path, metavar="FILE", help="classes of a subset, one per line")
     add("--source", default="imagenet2012", help="that a subset is made of; default %(default)s")
     add("--allow_other_counts", action="store_true", help="admits a subset of other tars")
     return parser

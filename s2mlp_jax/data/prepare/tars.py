@@ -84,7 +84,7 @@ def _count_in_class_tars(path: pathlib.Path, members: list[tarfile.TarInfo]) -> 
             part = tar.extractfile(member)
             if part is None:
                 raise ValueError(
-                    f"{member.name} in {path} is no file, but a tar a class belongs there."
+                    f"{member.name} in {path} is not a file; one tar per class is expected there."
                 )
             count += len(_members(part, member.size, f"{member.name} in {path}"))
     return count
@@ -108,7 +108,7 @@ def _members(file: typing.IO[bytes], length: int, title: str) -> list[tarfile.Ta
         problem = "the rest is zeros"
     if problem:
         raise ValueError(
-            f"{title} is no whole tar: good up to byte {end:,} of {length:,}, "
+            f"{title} is not a complete tar: readable up to byte {end:,} of {length:,}, "
             f"{len(members):,} files; {problem}. Fetch it again."
         )
     return members

@@ -39,8 +39,8 @@ class Permute(Branched):
         super().check(dim)
         if self.segments < 1:
             raise ValueError(
-                "permute (ViP) is made for one size of the grid: set segments, the tokens a side, "
-                "which is the image size over the patch size."
+                "permute (ViP) is made for one size of the grid: set segments, the "
+                "tokens per side: the image size over the patch size."
             )
         n = self.segments_here
         if n < 1 or dim % n:

@@ -22,7 +22,9 @@ class TokenMLP(TokenMixer):
     def check(self, dim: int) -> None:
         """Raises a ValueError if there would be no hidden unit."""
         if int(self.token_expansion * dim) < 1:
-            raise ValueError(f"token_expansion {self.token_expansion} of {dim} channels is none.")
+            raise ValueError(
+                f"token_expansion {self.token_expansion} of {dim} channels is less than one."
+            )
 
     def cost(self, dim: int, tokens: int) -> Cost:
         """Counts the two linear layers, which run once per channel."""
