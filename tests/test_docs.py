@@ -88,6 +88,8 @@ def test_commands_of_the_docs_have_the_options_that_are_written(
         subcommand = arguments[0] if module == "s2mlp_jax.visualize" else ""
         if subcommand not in helps:
             monkeypatch.setattr(sys, "argv", [module, *filter(None, [subcommand]), "--help"])
+            for imported in (module, f"{module}.__main__"):  # by another test; it is run anew
+                monkeypatch.delitem(sys.modules, imported, raising=False)
             with pytest.raises(SystemExit) as ended:
                 runpy.run_module(module, run_name="__main__")
             assert not ended.value.code

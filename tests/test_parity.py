@@ -119,7 +119,7 @@ def test_what_the_oracles_take_from_the_variants_is_the_papers() -> None:
     }
     for name, fields in papers.items():
         variant = get_variant(name)
-        assert {field: getattr(variant, field) for field in fields} == fields
+        assert {field: variant.field(field) for field in fields} == fields
 
 
 def draw(tree: typing.Any) -> typing.Any:
