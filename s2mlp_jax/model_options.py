@@ -16,6 +16,11 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", default=WHICH[0], choices=WHICH, help="of a run: their average, or the last"
     )
+    add_import_option(parser)
+
+
+def add_import_option(parser: argparse.ArgumentParser) -> None:
+    """Adds --import, for code that a saved model needs but does not hold."""
     parser.add_argument(
         "--import",
         action=_Import,

@@ -154,7 +154,7 @@ def test_pickles_of_something_else(torch: types.SimpleNamespace, tmp_path: pathl
         ),
         (
             ["--to-torch=TIMM", "--output=OUT.safetensors", "--checkpoint=best"],
-            "--checkpoint and --weights are of a run's",
+            "--checkpoint and --weights choose weights of a run",
         ),
         (
             ["--to-torch=FOLDER", "--output=OUT.safetensors"],

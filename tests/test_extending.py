@@ -83,7 +83,7 @@ def start(command: list[str]) -> None:
 def test_a_mixer_of_ones_own_from_training_to_the_report(
     folder: pathlib.Path, capsys: pytest.CaptureFixture
 ) -> None:
-    train, evaluate, sweep, measure, report, *use = COMMANDS[:7]
+    train, evaluate, sweep, measure, report, *use = COMMANDS[:8]
     for command in (train, evaluate):  # as a user starts them
         done = subprocess.run(
             [sys.executable, str(ROOT / command[0]), *command[1:], *SHORT],
@@ -116,8 +116,8 @@ def test_a_mixer_of_ones_own_from_training_to_the_report(
 
 
 def test_the_other_commands_of_the_page(folder: pathlib.Path) -> None:
-    assert len(COMMANDS) == 10  # all of the page's are run here or above
-    for command in COMMANDS[7:]:
+    assert len(COMMANDS) == 11  # all of the page's are run here or above
+    for command in COMMANDS[8:]:
         start(command)
     assert (folder / "diagonal.png").stat().st_size > 1000
     for run in ("diagonal", "mine"):

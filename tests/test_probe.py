@@ -92,7 +92,7 @@ def test_a_folder_is_judged_by_its_val_and_all_that_vote_are_counted(
     ("arguments", "message"),
     [
         (["digits", "--eval_split=val"], "has no split 'val'. It has train, test"),
-        (["digts"], "Unknown data set 'digts'.* Did you mean 'digits'"),
+        (["digts"], "Unknown data set 'digts'.* Did you mean .*'digits'"),
         (["digits", "--neighbors=0"], "--neighbors must be greater than 0, got 0"),
         (["folder:/nowhere"], "There is no folder /nowhere"),
         (["digits", "--output=no/such/x.json"], "--output=no/such/x.json: there is no such fol"),

@@ -555,7 +555,7 @@ def test_predict_as_a_command(model: pathlib.Path, images: pathlib.Path) -> None
         check=True,
     )
     assert "000.png  " in done.stdout
-    assert "1 images in" in done.stderr
+    assert "1 image in" in done.stderr
 
 
 def test_a_reader_that_has_enough(model: pathlib.Path, images: pathlib.Path) -> None:

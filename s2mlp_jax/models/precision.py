@@ -219,7 +219,8 @@ def normalize(
 
     Args:
       x: in the compute dtype.
-      scale, bias: (1, ..., 1, c) in float32, of as many axes as x.
+      scale: (1, ..., 1, c) in float32, with as many axes as x.
+      bias: as `scale`.
       axes: that mean and variance are taken over, the last one among them.
     """
     return _normalize_forward(x, scale, bias, axes, eps)[0]

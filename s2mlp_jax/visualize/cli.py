@@ -19,6 +19,7 @@ from absl import logging
 
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.cli import ExitCode, Parser, command
+from s2mlp_jax.model_options import add_import_option
 from s2mlp_jax.models import BORDERS, list_models
 from s2mlp_jax.visualize.augmentations import augment, load_images
 from s2mlp_jax.visualize.block_features import features
@@ -65,6 +66,7 @@ def _parser() -> Parser:
     def add_run(picture: argparse.ArgumentParser, required: bool) -> None:
         picture.add_argument("--workdir", default="", required=required, help="folder of a run")
         picture.add_argument("--checkpoint", default="latest", help="latest, best, or a step")
+        add_import_option(picture)
 
     add("overview", lambda flags: overview(), "the block, the shift, and what a patch sees")
 
