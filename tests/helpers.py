@@ -35,6 +35,11 @@ TINY = {
 }
 
 
+# Of `jax.jit`, for functions that run longer than XLA takes to optimise them; the tests' other
+# programs are compiled without optimisation (conftest.py).
+OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+
+
 def tiny_config(**overrides: typing.Any) -> ml_collections.ConfigDict:
     """The digits config, tiny; overrides write "__" for the dot."""
     fields = {name.replace("__", "."): value for name, value in overrides.items()}

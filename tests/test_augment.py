@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 from s2mlp_jax.config import load_config, to_options
 from s2mlp_jax.data import on_device, randaugment
 from s2mlp_jax.train import devices as devices_lib
-from tests.helpers import ROOT, tiny_config
+from tests.helpers import OPTIMIZED, ROOT, tiny_config
 
 FILL = (124, 116, 104)
 RECIPE = to_options(load_config(str(ROOT / "configs/s2mlp_wide.py"))).augment
@@ -69,7 +69,8 @@ def pillow(image: np.ndarray, name: str, level: float, negate: bool) -> np.ndarr
 
 @functools.cache
 def apply_operations() -> jax.stages.Wrapped:
-    return jax.jit(lambda *args: randaugment.apply_operations(*args, FILL))
+    apply = functools.partial(randaugment.apply_operations, fill=FILL)
+    return jax.jit(apply, compiler_options=OPTIMIZED)
 
 
 @pytest.mark.parametrize("name", randaugment.OPERATIONS)
@@ -138,11 +139,12 @@ def test_an_operation_does_nothing_to_the_other_images() -> None:
 
 def test_grey_images_have_every_operation() -> None:
     images = np.stack([image[..., :1] for image in photographs()])
+    b = len(images)
+    apply = functools.partial(randaugment.apply_operations, fill=(77,))
+    apply = jax.jit(apply, compiler_options=OPTIMIZED)
     for operation in range(len(randaugment.OPERATIONS)):
-        b = len(images)
-        result = randaugment.apply_operations(
-            images, np.full(b, operation), np.full(b, 9.0, np.float32), np.zeros(b, bool), (77,)
-        )
+        level, negate = np.full(b, 9.0, np.float32), np.zeros(b, bool)
+        result = apply(images, np.full(b, operation), level, negate)
         assert result.shape == images.shape
         assert result.dtype == jnp.uint8
 

@@ -19,6 +19,7 @@ from s2mlp_jax.models.mixers.axial_shift import AXIAL_BORDERS, axial_shift
 from s2mlp_jax.models.mixers.depthwise import depthwise_convolution
 from s2mlp_jax.models.mixers.fusion import weighted_sum
 from s2mlp_jax.models.variants import get_variant
+from tests.helpers import OPTIMIZED
 
 Fields = dict[str, typing.Any]
 
@@ -167,7 +168,7 @@ def test_gradients_of_many_tokens(case: str) -> None:
         wide = precision.accumulator(dtype)
         with jax.enable_x64(dtype == jnp.float64):
             model, variables = make(*FAMILIES[case], dtype)
-            gradient = jax.jit(jax.grad(loss_of(model, variables)))
+            gradient = jax.jit(jax.grad(loss_of(model, variables)), compiler_options=OPTIMIZED)
             found = gradient(variables["params"], jnp.asarray(images, wide), jnp.asarray(labels))
             assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype(wide)}
             gradients[dtype] = jax.tree.map(lambda x: np.asarray(x, np.float64), found)
