@@ -145,6 +145,9 @@ def test_fields_of_another_mixer_are_kept() -> None:
     vip = get_variant("vip_small_14", dim=384)
     assert vip.replace(mixer="attention").replace(mixer="permute") == vip
     assert hash(vip) == hash(get_variant("vip_small_14"))
+    assert vip.replace(segments=8) != vip
+    plain, explicit = Variant(depth=1, dim=4), Variant(depth=1, dim=4).replace(border="keep")
+    assert (plain, hash(plain)) == (explicit, hash(explicit))
     permute = vip.mixer_as(mixers.Permute)
     assert permute is not None
     assert permute.segments_here == 16
