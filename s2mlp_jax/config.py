@@ -14,6 +14,7 @@ import ml_collections
 from flax import traverse_util
 
 from s2mlp_jax.cli import parse_overrides
+from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.models.variants import get_variant
 from s2mlp_jax.options import ModelOptions, Options
 
@@ -157,9 +158,8 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """
     config = config.copy_and_resolve_references()
     # Runs of earlier versions lack later fields: they get the variant's values.
-    given = config.model.to_dict().items()
-    overrides = {name: value for name, value in given if name != "name" and value is not None}
-    variant = get_variant(config.model.name, **overrides)
+    given = config.model.to_dict()
+    variant = _variant({name: value for name, value in given.items() if value is not None})
     for field in sorted(_LATER_FIELDS.keys() - flatten(config.to_dict()).keys()):
         *parents, leaf = field.split(".")
         node = config[parents[0]] if parents else config
@@ -172,6 +172,12 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     return config
 
 
+def _variant(model: collections.abc.Mapping[str, typing.Any]) -> Variant:
+    """Returns the architecture of a config's group `model`, the name and the fields."""
+    fields = dict(model)
+    return get_variant(fields.pop("name"), **fields)
+
+
 def to_options(config: ml_collections.ConfigDict) -> Options:
     """Turns a completed config into typed options, which check themselves.
 
@@ -180,8 +186,7 @@ def to_options(config: ml_collections.ConfigDict) -> Options:
     """
     names = [field.name for field in dataclasses.fields(Options) if field.name != "model"]
     kinds = typing.get_type_hints(Options)
-    fields = config.model.to_dict()
-    model = ModelOptions(fields["name"], get_variant(fields.pop("name"), **fields))
+    model = ModelOptions(config.model.name, _variant(config.model.to_dict()))
     groups = {name: _typed(config, name, kinds[name], name) for name in names}
     return Options(model=model, **groups)
 
@@ -234,9 +239,8 @@ def differences(
     """
     old, new = {**_LATER_FIELDS, **flatten(saved)}, flatten(config.to_dict())
     if "model" in saved:
-        fields = dict(saved["model"])
-        variant = get_variant(fields.pop("name"), **fields)
-        old |= flatten({"model": variant.fields()})  # also fields that came later
+        # Also fields that came later.
+        old |= flatten({"model": _variant(saved["model"]).fields()})
     missing = "(not there)"
     return list_differences(
         that_alter_numbers(old), that_alter_numbers(new), missing, missing, repr

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
+from s2mlp_jax.checks import check_choices, check_range
 from s2mlp_jax.models import mixers
 from s2mlp_jax.models.layers import INITS, NORMS, Dtype, drop_path_rates
 from s2mlp_jax.models.mixers import MIXERS, TokenMixer
@@ -72,11 +73,7 @@ class Variant:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mixer_fields", FrozenDict(self.mixer_fields))
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"Unknown {name} {getattr(self, name)!r}. Allowed are {', '.join(allowed)}."
-                )
+        check_choices("", self, **_CHOICES)
         for name in ("depth", "dim", "expansion", "patch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -91,8 +88,7 @@ class Variant:
                 f"later_depths {self.later_depths} and later_dims {self.later_dims} "
                 "must be of the same length, one entry for each stage after the first."
             )
-        if not 0.0 <= self.drop_path < 1.0:
-            raise ValueError(f"drop_path must be in [0, 1), got {self.drop_path}.")
+        check_range("", self, "[0, 1)", "drop_path")
         drop_path_rates(self.drop_path, self.depth, self.drop_path_rule)
         if self.skeleton == "resnet":
             self._check_resnet()
