@@ -6,6 +6,7 @@ import typing
 import ml_collections
 
 from s2mlp_jax import config as config_lib
+from s2mlp_jax.data.options import DataOptions
 from s2mlp_jax.data.split import public_name
 from s2mlp_jax.models.cost import variant_cost
 from s2mlp_jax.saved.checkpoints import Checkpoints
@@ -53,34 +54,31 @@ def read_run(workdir: pathlib.Path, checkpoint: str, last: bool = False) -> Mode
     """
     folder = RunFolder(workdir.absolute())
     config, data = config_lib.complete(folder.read_config()), folder.read_data()
+    options = config_lib.to_options(config)
     checkpoints = Checkpoints(folder.path, read_only=True)
     step = checkpoints.find(checkpoint)
     variables, averaged = checkpoints.read_variables(step, last)
     class_names = tuple(data["class_names"])
     weights = Weights(
         variables,
-        config.model.name,
+        options.model.name,
         len(class_names),
-        config.data.image_size,
-        _fields(config),
+        options.data.image_size,
+        options.model.variant.fields(),
     )
     training = _training(folder, config, data, weights, step, averaged)
-    preprocessing = _preprocessing(config.data)
-    return ModelFolder(weights, preprocessing, class_names, config.train.dtype, training)
+    preprocessing = _preprocessing(options.data)
+    return ModelFolder(weights, preprocessing, class_names, options.train.dtype, training)
 
 
 def describe_run(workdir: pathlib.Path) -> tuple[str, dict[str, typing.Any], Preprocessing]:
     """Returns a run's model name, model fields and preprocessing; reads only the config."""
-    config = config_lib.complete(RunFolder(workdir).read_config())
-    return config.model.name, _fields(config), _preprocessing(config.data)
+    options = config_lib.to_options(config_lib.complete(RunFolder(workdir).read_config()))
+    model = options.model
+    return model.name, model.variant.fields(), _preprocessing(options.data)
 
 
-def _fields(config: ml_collections.ConfigDict) -> dict[str, typing.Any]:
-    """Returns all model fields of a completed config."""
-    return {field: value for field, value in config.model.to_dict().items() if field != "name"}
-
-
-def _preprocessing(data: ml_collections.ConfigDict) -> Preprocessing:
+def _preprocessing(data: DataOptions) -> Preprocessing:
     return Preprocessing(
         data.image_size,
         data.eval_crop_ratio,
