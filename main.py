@@ -6,9 +6,15 @@
   python main.py --mode=eval --workdir=/tmp/digits --config.data.image_size=16
   python main.py --mode=plan --config=configs/s2mlp_wide.py --devices=8 --device_memory_gib=16
 
-Exit codes: 0 done; 2 bad input; 3 the loss became NaN; 75 stopped by a signal and saved, start
-the same command again to go on.
+Exit codes: 0 done; 2 bad input; 3 the loss became NaN; 75 stopped by a signal and saved, or the
+disk is full: start the same command again to go on; 130 interrupted by Ctrl-C when nothing was to
+be saved.
 """
+
+from s2mlp_jax.cli import ExitCode, command, end_on_interrupt
+
+if __name__ == "__main__":
+    end_on_interrupt()  # first, as importing takes seconds
 
 import itertools
 import os
@@ -16,8 +22,6 @@ import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
-
-from s2mlp_jax.cli import ExitCode, command
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, a file of configs/. For eval the run's own, unless given."
@@ -30,6 +34,12 @@ DEVICES = flags.DEFINE_string(
 )
 DEVICE_MEMORY_GIB = flags.DEFINE_float(
     "device_memory_gib", 0.0, "For plan: memory of one device; 0 asks the device.", lower_bound=0.0
+)
+ACCEPT_CHANGES = flags.DEFINE_bool(
+    "accept_changes",
+    False,
+    "Go on with a run although its config (except model.*) or its data are not as before; the "
+    "changes are printed and recorded.",
 )
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "Starts jax.distributed: host:port of process 0, or auto on clusters."
@@ -64,7 +74,7 @@ def main(argv: list[str]) -> int:
         for line in plan(CONFIG.value, devices, DEVICE_MEMORY_GIB.value):
             say(line)
     else:
-        train_and_evaluate(CONFIG.value, WORKDIR.value)
+        train_and_evaluate(CONFIG.value, WORKDIR.value, accept_changes=ACCEPT_CHANGES.value)
     return ExitCode.DONE
 
 

@@ -1,7 +1,8 @@
 """The paper's ImageNet recipe. Every other config starts from it and changes some fields.
 
 Sources: [S2] arXiv 2106.07477, section 4.1. [DeiT] facebookresearch/deit, main.py, whose
-strategy the paper says it follows. [ours] neither the paper nor DeiT states it.
+strategy the paper says it follows. [ours] neither the paper nor DeiT states it. [free]: the field
+may change when a run is resumed (`config.FREE_FIELDS`).
 """
 
 import typing
@@ -43,9 +44,9 @@ def get_config(model: str = "s2mlp_wide") -> ml_collections.ConfigDict:
     data.name = "imagenet2012"  # a TFDS name, digits, folder:/my/images, or synthetic (noise)
     data.train_split = "train"  # in TFDS notation, "train[:10%]" works too
     data.eval_split = "validation"  # of 50,000 images
-    data.data_dir = ""  # prepared data; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets
-    data.download = False  # True lets TFDS use the network
-    data.cache = False  # True: decode every image once and keep all in memory
+    data.data_dir = ""  # prepared data; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets [free]
+    data.download = False  # True lets TFDS use the network [free]
+    data.cache = False  # True: decode every image once and keep all in memory [free]
     data.channels = 0  # of the images: 1 grey, 3 colour; 0: as in the data
     data.rotate = 0  # rotates all images counter-clockwise by 90, 180 or 270 degrees; a control
     data.image_size = 224  # pixels [S2]
@@ -57,11 +58,11 @@ def get_config(model: str = "s2mlp_wide") -> ml_collections.ConfigDict:
     data.eval_crop_ratio = 0.875  # resize to image_size / ratio, then central crop [DeiT]
     data.interpolation = "bicubic"  # [DeiT]
     data.decoder = "turbo"  # of training views; pillow: slower, the pixels of the reference [ours]
-    data.on_corrupt = "stop"  # at a broken image; skip: leave it out and count it [ours]
+    data.on_corrupt = "stop"  # at a broken image; skip: leave it out and count it [ours] [free]
     data.mean = (0.485, 0.456, 0.406)  # per channel, of pixels in [0, 1] [DeiT]
     data.std = (0.229, 0.224, 0.225)
-    data.num_threads = 16  # threads that decode and augment [ours]
-    data.prefetch = 2  # batches prepared in advance, in addition to the one in use [ours]
+    data.num_threads = 16  # threads that decode and augment [ours] [free]
+    data.prefetch = 2  # batches prepared in advance, in addition to the one in use [ours] [free]
 
     # On the device. The paper follows DeiT, which uses "rand-m9-mstd0.5-inc1" and the rest.
     config.augment = augment = ml_collections.ConfigDict()
@@ -86,8 +87,8 @@ def get_config(model: str = "s2mlp_wide") -> ml_collections.ConfigDict:
     train.label_smoothing = 0.1  # used, rate not stated [S2]; 0.1 [DeiT]
     train.ema_decay = 0.99996  # of the averaged weights, 0: none [DeiT]
     train.dtype = "bfloat16"  # of the computation; weights stay float32 [ours]
-    train.remat = False  # True: less memory; recompute each block in the backward pass [ours]
-    train.shard_state = False  # True: shard weights, optimizer and average over the devices [ours]
+    train.remat = False  # True: less memory, blocks are recomputed going back [ours] [free]
+    train.shard_state = False  # True: shard weights, optimizer, average over devices [ours] [free]
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.learning_rate = 1e-3  # peak, for reference_batch_size [S2]
@@ -103,15 +104,15 @@ def get_config(model: str = "s2mlp_wide") -> ml_collections.ConfigDict:
     optimizer.layer_decay = 1.0  # factor on the rate per layer, from the head down; 1: none
 
     config.eval = ml_collections.ConfigDict()
-    config.eval.every_epochs = 1.0
-    config.eval.batch_size = 1024
+    config.eval.every_epochs = 1.0  # [free]
+    config.eval.batch_size = 1024  # [free]
 
     config.checkpoint = ml_collections.ConfigDict()
-    config.checkpoint.every_epochs = 1.0
-    config.checkpoint.keep = 3  # the latest ones; the best one is also kept
+    config.checkpoint.every_epochs = 1.0  # [free]
+    config.checkpoint.keep = 3  # the latest ones; the best one is also kept [free]
 
     config.log = ml_collections.ConfigDict()
-    config.log.every_steps = 50
-    config.log.tensorboard = True  # if TensorFlow and TensorBoard are installed
+    config.log.every_steps = 50  # [free]
+    config.log.tensorboard = True  # if TensorFlow and TensorBoard are installed [free]
     config.lock()
     return config

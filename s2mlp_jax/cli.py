@@ -6,10 +6,12 @@ This file imports only the standard library, so `--help` is quick, and a report 
 import argparse
 import ast
 import enum
+import errno
 import functools
 import opcode
 import os
 import pathlib
+import signal
 import sys
 import sysconfig
 import typing
@@ -20,6 +22,10 @@ _STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
 _INSTALLED = {"site-packages", "dist-packages"}  # folders of installed libraries
 _P = typing.ParamSpec("_P")
 
+# Numbers of errors of the operating system.
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENOTDIR}
+
 
 class ExitCode(enum.IntEnum):
     """How a command ended. After a bug, Python exits with code 1 and a traceback."""
@@ -28,7 +34,8 @@ class ExitCode(enum.IntEnum):
     BAD_INPUT = 2  # in the command line, a config or the data: the user can correct it
     WRONG_NUMBERS = 3  # the loss became NaN, or an exported model computes other logits
     SOME_FAILED = 4  # some runs or files failed; the others are done
-    STOPPED = 75  # by a signal, after saving: the same command continues
+    STOPPED = 75  # by a signal, after saving, or by a full disk: the same command continues
+    INTERRUPTED = 130  # by Ctrl-C, with nothing to save
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,24 +54,55 @@ def command(main: Callable[_P, int]) -> Callable[_P, int]:
     """Decorates a command's `main`: turns errors into exit codes by one rule.
 
     An exception that has an `exit_code` is printed, and the command ends with that code. A user's
-    mistake (see `is_mistake`) is printed as "Error: ...", with code 2. Any other exception is a
-    bug and keeps its traceback.
+    mistake (see `is_mistake`) is printed as "Error: ...", with code 2. So is an error of the
+    operating system about a path that cannot be used or written to; after a full disk, the code is
+    75. Any other exception is a bug and keeps its traceback.
     """
 
     @functools.wraps(main)
     def run(*arguments: _P.args, **keywords: _P.kwargs) -> int:
         try:
             return main(*arguments, **keywords)
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr, flush=True)
+            return ExitCode.INTERRUPTED
         except Exception as error:
-            code = getattr(error, "exit_code", ExitCode.BAD_INPUT if is_mistake(error) else None)
+            code, message = _explain(error)
             if code is None:
                 raise
-            stopped = f"{error} Start the same command again to go on."
-            message = stopped if code == ExitCode.STOPPED else f"Error: {error}"
+            stopped = f"{message} Start the same command again to go on."
+            message = stopped if code == ExitCode.STOPPED else f"Error: {message}"
             print(message, file=sys.stderr, flush=True)
             return code
 
     return run
+
+
+def _explain(error: Exception) -> tuple[ExitCode | None, str]:
+    """Returns the exit code for an exception, None for a bug, and the message."""
+    if (code := getattr(error, "exit_code", None)) is not None:
+        return code, str(error)
+    if isinstance(error, OSError) and error.errno in DISK_FULL | UNUSABLE:
+        full = error.errno in DISK_FULL
+        where = error.filename or "A file that is being written"
+        return (ExitCode.STOPPED if full else ExitCode.BAD_INPUT), f"{where}: {error.strerror}."
+    return (ExitCode.BAD_INPUT if is_mistake(error) else None), str(error)
+
+
+def end_on_interrupt() -> None:
+    """Makes Ctrl-C end the process at once, without a traceback.
+
+    `train.signals.StopRequest` replaces this while there is something to save, and a second Ctrl-C
+    comes back to it.
+    """
+
+    def end(*_: typing.Any) -> None:
+        # An exception would be lost while a library is being imported or Python cleans up.
+        os.write(2, b"Interrupted.\n")
+        os._exit(ExitCode.INTERRUPTED)
+
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, end)
 
 
 def is_mistake(error: BaseException) -> bool:

@@ -23,17 +23,23 @@ _EARLIER = (
     "(environment.json has its commit)."
 )
 
-# Fields that may change when a run is continued: they do not change its numbers, or they change
-# only the order of its sums, as another number of devices does.
-_FREE_FIELDS = {
+# Fields that may change when a run is continued; configs/common.py marks them with [free]. They do
+# not change the training's numbers, or only the order of its sums, as another number of devices
+# does; on_corrupt does only where the run could not go on.
+FREE_FIELDS = {
     "data.data_dir",
     "data.download",
     "data.cache",
+    "data.on_corrupt",
     "data.num_threads",
     "data.prefetch",
     "train.remat",
     "train.shard_state",
+    "eval.every_epochs",
+    "eval.batch_size",
+    "checkpoint.every_epochs",
     "checkpoint.keep",
+    "log.every_steps",
     "log.tensorboard",
 }
 
@@ -214,7 +220,7 @@ def that_alter_numbers(
     fields: collections.abc.Mapping[str, typing.Any],
 ) -> dict[str, typing.Any]:
     """Returns those of the fields, {"train.epochs": 5.0}, that affect a run's numbers."""
-    return {field: value for field, value in fields.items() if field not in _FREE_FIELDS}
+    return {field: value for field, value in fields.items() if field not in FREE_FIELDS}
 
 
 def to_json(config: ml_collections.ConfigDict) -> str:
@@ -229,22 +235,25 @@ def flatten(config: collections.abc.Mapping[str, typing.Any]) -> dict[str, typin
 
 
 def differences(
-    saved: collections.abc.Mapping[str, typing.Any], config: ml_collections.ConfigDict
+    saved: collections.abc.Mapping[str, typing.Any],
+    config: ml_collections.ConfigDict,
+    free: bool = False,
 ) -> list[str]:
     """Lists the fields that make the runs of two configs differ, with both values.
 
     Args:
       saved: the config of a workdir, from its JSON.
       config: the completed config of this run.
+      free: list also the fields that may change when a run is continued.
     """
     old, new = {**_LATER_FIELDS, **flatten(saved)}, flatten(config.to_dict())
     if "model" in saved:
         # Also fields that came later.
         old |= flatten({"model": _variant(saved["model"]).fields()})
     missing = "(not there)"
-    return list_differences(
-        that_alter_numbers(old), that_alter_numbers(new), missing, missing, repr
-    )
+    if not free:
+        old, new = that_alter_numbers(old), that_alter_numbers(new)
+    return list_differences(old, new, missing, missing, repr)
 
 
 def list_differences(

@@ -15,6 +15,7 @@ from PIL import Image
 
 import s2mlp_jax
 from s2mlp_jax.saved.checkpoints import Checkpoints
+from s2mlp_jax.saved.disk_faults import DamagedError
 from s2mlp_jax.saved.metrics import MetricsWriter, read_metrics
 from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train import devices as devices_lib
@@ -95,7 +96,8 @@ def test_a_broken_checkpoint_is_moved_aside_for_the_one_before(
     state, record = checkpoints.restore_latest(shapes(a_state(0)))  # type: ignore[misc]
     assert record == {"step": 2}
     np.testing.assert_array_equal(state["w"], np.full((2, 3), 2.0))
-    assert "Checkpoint 4 cannot be read" in capsys.readouterr().out
+    assert "4 in " in (out := capsys.readouterr().out)
+    assert "is damaged" in out
     assert (tmp_path / "broken_checkpoints" / "4" / "state").exists()
     checkpoints.save(4, a_state(4), {"step": 4})  # the step is free again
     checkpoints.close()
@@ -111,7 +113,9 @@ def test_when_no_checkpoint_can_be_read_all_stay_as_they_are(tmp_path: pathlib.P
     for file in (tmp_path / "checkpoints").rglob("_METADATA"):
         file.unlink()
     checkpoints = Checkpoints(tmp_path, keep=3)
-    with pytest.raises(RuntimeError, match=r"No checkpoint in .* can be read \(4: .*; 2: "):
+    with pytest.raises(
+        DamagedError, match=r"No checkpoint in .* can be read. Checkpoint 4 in .* Checkpoint 2 in "
+    ):
         checkpoints.restore_latest(shapes(a_state(0)))
     assert checkpoints.steps() == [2, 4]
 
@@ -208,7 +212,7 @@ def test_async_save_is_not_disturbed_by_donation(tmp_path: pathlib.Path) -> None
     state = {"w": jnp.arange(4_000_000, dtype=jnp.float32)}
     overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x * 0 - 1, s), donate_argnums=0)
     like = shapes(state)
-    checkpoints.save(1, state, {})
+    checkpoints.save(1, state, {"step": 1})
     for _ in range(5):
         state = overwrite(state)
     checkpoints.close()
@@ -288,9 +292,6 @@ def test_workdir_holds_what_it_should(tmp_path: pathlib.Path) -> None:
         train_and_evaluate(tiny_config(model__shift="e"), tmp_path)
     with pytest.raises(ValueError, match="no folder .*elsewhere; the folder of a run is"):
         RunFolder(tmp_path / "elsewhere").read_config()
-    (tmp_path / "config.json").unlink()
-    with pytest.raises(ValueError, match="has checkpoints but no config.json"):
-        train_and_evaluate(config, tmp_path)
 
 
 def test_metrics_of_steps_to_be_done_again_are_dropped(tmp_path: pathlib.Path) -> None:

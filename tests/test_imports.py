@@ -13,7 +13,7 @@ PACKAGE = ROOT / "s2mlp_jax"
 
 # What each room, a folder or a file of the package, may import besides itself. Whoever makes a new
 # one says here where it belongs.
-GROUND = {"checks", "cli", "progress", "rng"}
+GROUND = {"checks", "cli", "lock", "progress", "rng"}
 CONFIG = GROUND | {"models", "data", "options"}
 SAVED = CONFIG | {"config"}
 USE = SAVED | {"saved", "model_options"}

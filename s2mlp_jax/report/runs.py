@@ -6,7 +6,8 @@ import re
 import typing
 
 from s2mlp_jax.data.split import public_name
-from s2mlp_jax.saved.files import Folder, read_json
+from s2mlp_jax.progress import plural, say
+from s2mlp_jax.saved.files import Folder, read_json, read_json_lines
 from s2mlp_jax.saved.metrics import judged_by, read_metrics, training_seconds
 
 Json = dict[str, typing.Any]
@@ -57,10 +58,16 @@ class Run:
 
     @property
     def started(self) -> str:
-        """The time of the first start and the number of resumes."""
-        earlier = self.environment.get("earlier", [])
-        first = (earlier or [self.environment])[0].get("time", "")
-        return first + (f", resumed {len(earlier)} x" if earlier else "")
+        """The time of the first start, the number of resumes, and what changed or was lost."""
+        starts = [*self.environment.get("earlier", []), self.environment]
+        facts = [starts[0].get("time", "")]
+        if len(starts) > 1:
+            facts.append(f"resumed {len(starts) - 1} x")
+        if changes := [change for start in starts for change in start.get("changes", [])]:
+            facts.append(f"changed {'; '.join(changes)}")
+        if lost := sum(start.get("lost_metrics_lines", 0) for start in starts):
+            facts.append(f"{plural(lost, 'line')} of metrics.jsonl lost")
+        return ", ".join(facts)
 
     def curve(self, name: str) -> list[tuple[float, float]]:
         """Returns (epoch, value) of each metrics line with a figure such as "train/loss"."""
@@ -118,7 +125,7 @@ def read_study(folder: str | pathlib.Path) -> Study:
     files = Folder(pathlib.Path(folder))
     folder_name = files.path.resolve().name
     if files.check_kind("sweep", "run") == "sweep":
-        head, *settings = read_metrics(files.sweep_file)
+        head, *settings = read_json_lines(files.sweep_file) or [{}]
         rows = {line["setting"]: line for line in settings}
         seeds = {name: _seeds(name, files.path / name) for name in rows}
         note = head.get("note", "")
@@ -132,7 +139,7 @@ def read_study(folder: str | pathlib.Path) -> Study:
         return Study(
             name=folder_name,
             title=", ".join([head.get("title", folder_name), *sorted(data)]),
-            config=head["config"],
+            config=head.get("config", ""),
             baseline=head.get("baseline", ""),
             note=note,
             settings=rows,
@@ -140,19 +147,34 @@ def read_study(folder: str | pathlib.Path) -> Study:
             speed=_read(files.speed_file),
         )
     config = read_json(files.config_file)
+    try:
+        name, seed = config["model"]["name"], config["seed"]
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{files.config_file} is not the config of a run.") from error
     return Study(
         name=folder_name,
         title=f"Run {folder_name}",
-        config=config["model"]["name"],
+        config=name,
         baseline="",
         note="",
         settings={folder_name: {"overrides": {}, "paper": None}},
-        seeds={folder_name: [_run(folder_name, config["seed"], files.path)]},
+        seeds={folder_name: [_run(folder_name, seed, files.path)]},
     )
 
 
 def _read(path: pathlib.Path) -> Json:
-    return read_json(path) if path.exists() else {}
+    """Reads a JSON file; {} if it is missing, or damaged, which is printed."""
+    if not path.exists():
+        return {}
+    try:
+        content = read_json(path)
+        if isinstance(content, dict):
+            return content
+        reason = f"{path} holds no object."
+    except ValueError as error:
+        reason = str(error)
+    say(f"Left out of the report: {reason}")
+    return {}
 
 
 def _seeds(setting: str, folder: pathlib.Path) -> list[Run]:

@@ -2,12 +2,17 @@
 
 That is the state (parameters, optimizer, averaged weights, step) and a JSON record (data
 position, metrics not yet written, config, versions). Orbax writes a checkpoint under a
-temporary name and renames it, so an interrupted save never looks like a complete one.
+temporary name and renames it, so an interrupted save never looks like a complete one. The record
+holds the checksum of each array and of itself, which are compared when a checkpoint is read.
 """
 
+import contextlib
+import hashlib
+import json
 import pathlib
 import shutil
 import typing
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -17,10 +22,15 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from s2mlp_jax.config import list_differences
 from s2mlp_jax.progress import say
+from s2mlp_jax.saved import disk_faults
 from s2mlp_jax.saved.arrays import leaf_name
-from s2mlp_jax.saved.files import Folder
+from s2mlp_jax.saved.checksums import checksums
+from s2mlp_jax.saved.disk_faults import DamagedError
+from s2mlp_jax.saved.files import Folder, read_json
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
+# Entries of a record that this file adds, and removes when it is read.
+_SCORE, _ARRAYS, _OWN = "score", "array_checksums", "record_checksum"
 
 
 class Checkpoints:
@@ -36,17 +46,14 @@ class Checkpoints:
         self.directory = self._folder.checkpoints
         if not read_only:
             for left in sorted(self.directory.glob(f"*{_TEMPORARY}*")):
-                step = left.name.split(".")[0]
-                say(f"Checkpoint {step} was cut short while it was saved; it is skipped.")
-        best = policy.BestN(
-            get_metric_fn=lambda metrics: metrics["score"],
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
-        self._manager = ocp.CheckpointManager(
+                cut = left.name.split(".")[0]
+                say(f"Checkpoint {cut} was cut short while it was saved; it is skipped.")
+        self._scores: dict[int, float] = {}
+        self._size = 0  # bytes of the last state that was saved
+        best = _Preserve(self.best_step)
+        self._manager = _Manager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                best_fn=lambda metrics: metrics["score"],
                 preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(keep), best]),
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
@@ -57,6 +64,9 @@ class Checkpoints:
                 "record": ocp.JsonCheckpointHandler(),
             },
         )
+        for step in self.steps():
+            if (score := self._read_score(step)) is not None:
+                self._scores[step] = score
 
     def save(
         self,
@@ -68,22 +78,42 @@ class Checkpoints:
         """Saves in the background; the arrays are copied before it returns.
 
         Args:
+          record: JSON values; its entry "step" is `step`.
           score: evaluation metric that selects the best checkpoint; larger is better.
 
         Raises:
-          Exception: if the previous save failed.
+          Exception: as `check` does.
+          RuntimeError: if Orbax refuses to save, because a later checkpoint exists.
         """
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        self.check(wait=True)
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
-            ),
-            metrics=None if score is None else {"score": score},
+        record = {**record, _SCORE: score, _ARRAYS: checksums(state)}
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            record=ocp.args.JsonSave({**record, _OWN: _checksum(record)}),
         )
+        if score is not None:
+            self._scores[step] = score  # before Orbax decides which checkpoints to delete
+        self._size = sum(x.nbytes for x in jax.tree.leaves(state))
+        with disk_faults.explained(self.directory, self._size):
+            if not self._manager.save(step, args=args):
+                raise RuntimeError(
+                    f"Checkpoint {step} was not saved: {self.directory} has the later checkpoint "
+                    f"{self.steps()[-1]}."
+                )
+
+    def check(self, wait: bool = False) -> None:
+        """Checks that the last save has not failed so far; if `wait`, waits until it is complete.
+
+        Raises:
+          DiskError: if it failed because of the disk.
+          Exception: if it failed for another reason.
+        """
+        with disk_faults.explained(self.directory, self._size):
+            if wait:
+                self._manager.wait_until_finished()
+            self._manager.check_for_errors()
 
     def steps(self) -> list[int]:
         """Returns the steps of the complete checkpoints, ascending."""
@@ -91,10 +121,11 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Returns the step of the evaluated checkpoint with the best score, or None."""
-        return self._manager.best_step()
+        there = [step for step in self.steps() if step in self._scores]
+        return max(there, key=lambda step: (self._scores[step], step), default=None)
 
     def restore(self, step: int, like: typing.Any) -> tuple[typing.Any, dict[str, typing.Any]]:
-        """Restores one checkpoint.
+        """Restores one checkpoint, and compares what was read with the checksums in its record.
 
         Args:
           like: shapes, dtypes and shardings of the state, as jax.ShapeDtypeStruct.
@@ -103,16 +134,22 @@ class Checkpoints:
           The state and the record.
 
         Raises:
-          ValueError: if the checkpoint is from another model; lists the differences.
+          OtherModelError: if the checkpoint is from another model; lists the differences.
+          DamagedError: if the checkpoint is damaged; names the array or file.
+          DiskError: if it cannot be read for a reason that may pass.
         """
-        self._check_shapes(step, like)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(like), record=ocp.args.JsonRestore()
-            ),
-        )
-        return restored["state"], restored["record"]
+        with self._reading(step):
+            record = self._read_record(step)
+            self._check_shapes(step, like)
+            # Not by the manager, which reads further files, such as the scores.
+            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+                args = ocp.args.StandardRestore(like)
+                state = reader.restore(self._folder.state_folder(step), args=args)
+            self._check_arrays(state, record)
+            if (counted := getattr(state, "step", None)) is not None and int(counted) != step:
+                raise DamagedError(f"its state is of step {int(counted)}")
+        added = (_SCORE, _ARRAYS, _OWN)
+        return state, {name: value for name, value in record.items() if name not in added}
 
     def find(self, checkpoint: str) -> int:
         """Returns the step of a checkpoint.
@@ -148,14 +185,19 @@ class Checkpoints:
 
         Raises:
           ValueError: if the checkpoint holds no weights.
+          DamagedError, DiskError: as `restore` does.
         """
+        with self._reading(step):
+            return self._read_variables(step, last)
+
+    def _read_variables(self, step: int, last: bool) -> tuple[dict[str, typing.Any], bool]:
         there = self._metadata(step)
         averaged = bool(there.get("ema_params")) and not last
         params, model_state = (
             f"ema_{name}" if averaged else name for name in ("params", "model_state")
         )
         if not there.get(params):
-            raise ValueError(f"Checkpoint {step} in {self.directory} holds no {params}.")
+            raise DamagedError(f"it holds no {params}")
         wanted = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
             {name: there[name] for name in (params, model_state)},
@@ -163,45 +205,49 @@ class Checkpoints:
         how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         part = ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True)
         with ocp.PyTreeCheckpointer() as reader:
-            read = reader.restore(self.directory / str(step) / "state", args=part)
+            read = reader.restore(self._folder.state_folder(step), args=part)
+        self._check_arrays(read, self._read_record(step))
         return {"params": read[params], **read[model_state]}, averaged
 
     def restore_latest(self, like: typing.Any) -> tuple[typing.Any, dict[str, typing.Any]] | None:
-        """Restores the last readable checkpoint as `restore` does; None if none exists.
+        """Restores the last undamaged checkpoint as `restore` does; None if none exists.
 
-        Checkpoints that cannot be read are moved to `broken_checkpoints` with a message, if an
-        older one can be read.
+        Damaged checkpoints are moved to `broken_checkpoints` with a message, if an older one can
+        be read.
 
         Raises:
-          ValueError: if a checkpoint is from another model.
-          RuntimeError: if checkpoints exist but none can be read; all are left in place.
+          OtherModelError, DiskError: as `restore` does; nothing is moved.
+          DamagedError: if checkpoints exist but all are damaged; all are left in place.
         """
-        broken: dict[int, str] = {}
+        broken: dict[int, DamagedError] = {}
         for step in reversed(self.steps()):
             try:
                 restored = self.restore(step, like)
-            except _OtherModelError:
-                raise
-            except Exception as error:  # a broken file can make Orbax raise anything
-                broken[step] = (str(error) or type(error).__name__).splitlines()[0][:200]
+            except DamagedError as error:
+                broken[step] = error
                 continue
             for bad, reason in broken.items():
                 self._move_aside(bad, reason)
             return restored
         if broken:
-            reasons = "; ".join(f"{step}: {reason}" for step, reason in broken.items())
-            raise RuntimeError(f"No checkpoint in {self.directory} can be read ({reasons}).")
+            reasons = " ".join(map(str, broken.values()))
+            raise DamagedError(f"No checkpoint in {self.directory} can be read. {reasons}")
         return None
 
     def close(self) -> None:
-        """Waits until everything is saved."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
-        self._manager.close()
+        """Waits until everything is saved.
 
-    def _move_aside(self, step: int, reason: str) -> None:
+        Raises:
+          Exception: as `check` does.
+        """
+        try:
+            self.check(wait=True)
+        finally:
+            self._manager.close()
+
+    def _move_aside(self, step: int, reason: "DamagedError") -> None:
         aside = self._folder.broken_checkpoints / str(step)
-        say(f"Checkpoint {step} cannot be read ({reason}); it is moved to {aside}.")
+        say(f"{reason} It is moved to {aside}.")
         if jax.process_index() == 0:
             shutil.rmtree(aside, ignore_errors=True)
             aside.parent.mkdir(exist_ok=True)
@@ -210,25 +256,82 @@ class Checkpoints:
             multihost_utils.sync_global_devices(f"checkpoint {step} moved")
         self._manager.reload()
 
+    def _reading(self, step: int) -> contextlib.AbstractContextManager[None]:
+        """Turns what Orbax raises while it reads a checkpoint into the errors of `restore`."""
+        return disk_faults.reading(f"Checkpoint {step} in {self.directory}", OtherModelError)
+
+    def _read_record(self, step: int) -> dict[str, typing.Any]:
+        record = read_json(self._folder.record_file(step))
+        if not isinstance(record, dict) or "step" not in record:
+            raise DamagedError("its record holds no step")
+        own = record.get(_OWN)  # checkpoints of earlier versions have none
+        if own not in (None, _checksum({k: v for k, v in record.items() if k != _OWN})):
+            raise DamagedError("its record has another checksum than when it was saved")
+        if record["step"] != step:
+            raise DamagedError(f"its record is of step {record['step']}")
+        return record
+
+    def _read_score(self, step: int) -> float | None:
+        """Returns a checkpoint's score; None if it has none, or it cannot be read."""
+        try:
+            record = read_json(self._folder.record_file(step))
+            # Earlier versions let Orbax keep the score.
+            kept = record if _SCORE in record else read_json(self._folder.score_file(step))
+            return None if kept[_SCORE] is None else float(kept[_SCORE])
+        except (ValueError, TypeError, KeyError):  # `restore` reports a damaged record
+            return None
+
+    def _check_arrays(self, tree: typing.Any, record: dict[str, typing.Any]) -> None:
+        recorded = record.get(_ARRAYS, {})
+        wrong = [name for name, x in checksums(tree).items() if recorded.get(name, x) != x]
+        if wrong:
+            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise DamagedError(f"{', '.join(wrong[:3])}{more} differ from what was saved")
+
     def _metadata(self, step: int) -> dict[str, typing.Any]:
         """Returns the shapes and dtypes of a checkpoint's state."""
-        metadata = self._manager.item_metadata(step)["state"]
-        if metadata is None:
-            raise FileNotFoundError("its metadata are not there")
-        return metadata.tree if hasattr(metadata, "tree") else metadata
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            metadata = reader.metadata(self._folder.state_folder(step))
+        tree = getattr(metadata, "item_metadata", metadata)
+        return tree.tree if hasattr(tree, "tree") else tree
 
     def _check_shapes(self, step: int, target: typing.Any) -> None:
         there, here = _shapes(self._metadata(step)), _shapes(target)
         different = list_differences(there, here, "not there", "none")
         if different:
-            raise _OtherModelError(
+            raise OtherModelError(
                 f"Checkpoint {step} in {self.directory} is of another model. "
                 f"{len(different)} arrays differ, such as " + "; ".join(different[:5])
             )
 
 
-class _OtherModelError(ValueError):
-    pass
+class OtherModelError(ValueError):
+    """A checkpoint is from another model."""
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, but it does not read the scores, which fails if a file is damaged."""
+
+    def metrics(self, step: int) -> None:
+        """Returns no metrics of a checkpoint; called by Orbax when it opens a folder."""
+
+
+class _Preserve(policy.PreservationPolicy):
+    """Keeps the checkpoint of the step that a function returns."""
+
+    def __init__(self, step: Callable[[], int | None]) -> None:
+        self._step = step
+
+    def should_preserve(
+        self, checkpoints: Sequence[typing.Any], *, context: typing.Any
+    ) -> Sequence[bool]:
+        """Returns for each checkpoint whether it is kept; called by Orbax."""
+        return [checkpoint.step == self._step() for checkpoint in checkpoints]
+
+
+def _checksum(record: dict[str, typing.Any]) -> str:
+    """Returns the checksum of a record, over its JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _shapes(tree: typing.Any) -> dict[str, tuple[int, ...]]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import jax
 
 import s2mlp_jax
+from s2mlp_jax.progress import say
 from s2mlp_jax.saved.files import Folder, read_json, write_json
 
 _PACKAGES = (
@@ -49,17 +50,22 @@ def environment() -> dict[str, typing.Any]:
     }
 
 
-def write_environment(folder: Folder, start_step: int) -> None:
+def write_environment(folder: Folder, start_step: int, **facts: typing.Any) -> None:
     """Writes the environment of this start of a run, and keeps those of earlier starts.
 
     Args:
       start_step: the step from which this start continues.
+      facts: further JSON values about this start.
     """
     earlier: list[typing.Any] = []
     if folder.environment_file.exists():
-        before = read_json(folder.environment_file)
-        earlier = [*before.pop("earlier", []), before]
-    now = {"start_step": start_step, **environment(), "earlier": earlier}
+        try:
+            before = read_json(folder.environment_file)
+            before["start_step"]  # every start has one
+            earlier = [*before.pop("earlier", []), before]
+        except (ValueError, TypeError, KeyError):
+            say(f"{folder.environment_file} cannot be read. It is written anew.")
+    now = {"start_step": start_step, **environment(), **facts, "earlier": earlier}
     write_json(folder.environment_file, now)
 
 
@@ -89,7 +95,8 @@ def changed_versions(then: Mapping[str, str]) -> str:
     if not then:
         return ""
     now, then = versions(), {"s2mlp_jax": "0.1.0", **then}  # 0.1.0 did not record its version
-    changed = [f"{name} {then[name]} -> {now[name]}" for name in then if then[name] != now[name]]
+    there = [(name, version, now.get(name, "not recorded")) for name, version in then.items()]
+    changed = [f"{name} {old} -> {new}" for name, old, new in there if old != new]
     return ", ".join(changed)
 
 

@@ -1,9 +1,11 @@
 """Names of the files that runs, sweeps and exported models write; does not import jax."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import re
 import typing
 import uuid
 
@@ -49,6 +51,7 @@ class Folder:
     result_file = _File("result.json")
     checkpoints = _File("checkpoints")
     broken_checkpoints = _File("broken_checkpoints")
+    lock_file = _File(".lock")
     # Files of a sweep and of its runs.
     sweep_file = _File("sweep.jsonl")
     speed_file = _File("speed.json")
@@ -65,24 +68,44 @@ class Folder:
         part = "" if shard == "0/1" else f"-{shard.replace('/', '-of-')}"
         return self.path / f"starts{part}.jsonl"
 
+    def shard_lock_file(self, shard: str) -> pathlib.Path:
+        """Returns the lock of a sweep's shard."""
+        return self.path / f".lock-{shard.replace('/', '-of-')}"
+
+    def record_file(self, step: int) -> pathlib.Path:
+        """Returns the JSON record of a checkpoint, as Orbax's handler names it."""
+        return self.checkpoints / str(step) / "record" / "metadata"
+
+    def state_folder(self, step: int) -> pathlib.Path:
+        """Returns the folder of a checkpoint's arrays."""
+        return self.checkpoints / str(step) / "state"
+
+    def score_file(self, step: int) -> pathlib.Path:
+        """Returns the file where version 0.2 kept the score of a checkpoint."""
+        return self.checkpoints / str(step) / "metrics" / "metrics"
+
     def last_saved_step(self) -> int:
         """Returns the step of a run's last checkpoint, or 0 if none; does not open it."""
+        return max(self.saved_steps(), default=0)
+
+    def saved_steps(self) -> list[int]:
+        """Returns the steps of a run's checkpoints, in any order; does not open them."""
         names = [path.name for path in self.checkpoints.glob("*")]
-        return max((int(name) for name in names if name.isdigit()), default=0)
+        return [int(name) for name in names if name.isdigit()]
 
     @property
     def kind(self) -> Kind:
-        """Kind of the folder; "none" also if the folder does not exist.
-
-        Raises:
-          ValueError: if config.json cannot be read.
-        """
+        """Kind of the folder; "none" also if the folder does not exist."""
         if self.sweep_file.exists():
             return "sweep"
         if self.weights_file.is_file():
             return "exported model"
         if self.config_file.exists():
-            return "exported model" if "training" in read_json(self.config_file) else "run"
+            with contextlib.suppress(ValueError):  # whoever needs a damaged file reports it
+                config = read_json(self.config_file)
+                if isinstance(config, dict) and "training" in config:
+                    return "exported model"
+            return "run"
         return "run" if self.checkpoints.is_dir() else "none"
 
     def check_kind(self, *allowed: Kind) -> Kind:
@@ -105,6 +128,29 @@ class Folder:
         )
 
 
+def local_path(path: str | pathlib.Path) -> pathlib.Path:
+    """Returns the absolute path of a folder that a user named, which may not exist yet.
+
+    Raises:
+      ValueError: if no folder can be there: the path is empty, remote or too long, or it or a part
+        of it is a file.
+    """
+    text = str(path)
+    if not text.strip() or str(path) == ".":
+        raise ValueError("The folder's path is empty; name a folder, such as /tmp/run.")
+    if "://" in text or re.match(r"(gs|s3|hdfs):/", text):  # pathlib makes one slash of two
+        raise ValueError(f"{text} is not a local folder, and only these can be used so far.")
+    found = pathlib.Path(text).expanduser().absolute()
+    try:
+        for part in (found, *found.parents):
+            if part.exists() and not part.is_dir():
+                what = "a file, not a folder" if part == found else f"below the file {part}"
+                raise ValueError(f"{found} is {what}.")
+    except OSError as error:  # such as a name that is too long
+        raise ValueError(f"{found} cannot be used: {error.strerror}.") from error
+    return found
+
+
 def read_json(path: pathlib.Path) -> typing.Any:
     """Reads a JSON file.
 
@@ -113,8 +159,23 @@ def read_json(path: pathlib.Path) -> typing.Any:
     """
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}.") from error
+
+
+def read_json_lines(path: pathlib.Path) -> list[dict[str, typing.Any]]:
+    """Reads a file with one JSON object per line, none if it is missing; skips other lines.
+
+    A killed process can leave an incomplete last line.
+    """
+    found = []
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(content := json.loads(line), dict):
+                found.append(content)
+    return found
 
 
 def write_json(path: pathlib.Path, content: typing.Any) -> None:

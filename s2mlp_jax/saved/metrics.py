@@ -8,11 +8,15 @@ import typing
 from collections.abc import Mapping, Sequence
 
 from s2mlp_jax.data.tensorflow import import_tensorflow
-from s2mlp_jax.saved.files import Folder
+from s2mlp_jax.saved.files import Folder, read_json_lines, write_text
 
 
 class MetricsWriter:
-    """Writes `metrics.jsonl`, one line per call, and TensorBoard events if available."""
+    """Writes `metrics.jsonl`, one line per call, and TensorBoard events if available.
+
+    Attributes:
+      lines: number of lines in the file.
+    """
 
     def __init__(self, workdir: pathlib.Path, resume_step: int, tensorboard: bool) -> None:
         """Opens the files of a run that continues after `resume_step`.
@@ -21,9 +25,8 @@ class MetricsWriter:
         """
         path = Folder(workdir).metrics_file
         kept = [line for line in read_metrics(path) if line["step"] <= resume_step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, path)
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.lines = len(kept)
         self._file = path.open("a")
         self._board = _tensorboard(workdir) if tensorboard else None
 
@@ -31,6 +34,7 @@ class MetricsWriter:
         """Writes one line, {"step": step, **metrics}."""
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
+        self.lines += 1
         if self._board:
             self._board.write_scalars(step, dict(metrics))
 
@@ -48,13 +52,11 @@ class MetricsWriter:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, typing.Any]]:
-    """Reads JSON lines; skips an incomplete last line, which a killed run can leave."""
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
-    return [json.loads(line) for line in lines]
+    """Reads the lines of `metrics.jsonl`; skips those that cannot be read or have no step.
+
+    A resumed run reports how many lines it misses.
+    """
+    return [line for line in read_json_lines(path) if type(line.get("step")) is int]
 
 
 def judged_by(evaluation: Mapping[str, typing.Any]) -> str:

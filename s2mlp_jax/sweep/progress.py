@@ -33,17 +33,27 @@ class Failure(typing.NamedTuple):
 
 
 def read_failure(folder: Folder) -> Failure | None:
-    """Reads why a run failed; None if it did not."""
-    if not folder.failure_file.exists():
+    """Reads why a run failed; None if it did not, or if it has a result."""
+    if _has_result(folder) or not folder.failure_file.exists():
         return None
-    content = read_json(folder.failure_file)
-    return Failure(content["kind"], content["error"])
+    try:
+        content = read_json(folder.failure_file)
+        return Failure(content["kind"], content["error"])
+    except (ValueError, TypeError, KeyError) as error:  # a damaged file
+        return Failure("error", str(error))
 
 
 def is_settled(folder: Folder) -> bool:
     """True for a run that is finished, or that would only fail again."""
     failure = read_failure(folder)
-    return (failure is not None and failure.kind == "nan") or folder.result_file.exists()
+    return _has_result(folder) or (failure is not None and failure.kind == "nan")
+
+
+def _has_result(folder: Folder) -> bool:
+    try:
+        return "evaluation" in read_json(folder.result_file)
+    except (ValueError, TypeError):  # missing or damaged: training writes it again
+        return False
 
 
 class SweepProgress:
@@ -86,6 +96,7 @@ class SweepProgress:
             log = (folder if runs_per_program == 1 else self.folder).log_file
             figures = f"FAILED: {outcome.first_line} ({log})"
         else:
+            folder.failure_file.unlink(missing_ok=True)  # of another process
             figures = describe.eval_figures(outcome)
         self._training += self._training_seconds(run, folder) / runs_per_program
         self.runs, self._seconds = self.runs + 1, self._seconds + seconds

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 
 import jax
 
+from s2mlp_jax.lock import LockedError, locked
 from s2mlp_jax.progress import say
+from s2mlp_jax.saved.files import Folder, local_path
 from s2mlp_jax.sweep.progress import Failure, SweepProgress, is_settled, read_failure
 from s2mlp_jax.sweep.settings import Sweep, SweepRun
 from s2mlp_jax.sweep.vectorize import shapes_key, speedup, train_vectorized
@@ -26,7 +28,8 @@ def run_sweep(sweep: Sweep, workdir: str | pathlib.Path, vectorize: str = "auto"
     """Trains the unfinished runs of a sweep, one setting after another.
 
     A run that fails leaves `failure.json` in its folder and does not stop the others. If its loss
-    became NaN it would fail again, so another start skips it; other failures are repeated.
+    became NaN it would fail again, so another start skips it; other failures are repeated. A run
+    that another process is training is skipped.
 
     Args:
       sweep: from `open_sweep`.
@@ -39,12 +42,20 @@ def run_sweep(sweep: Sweep, workdir: str | pathlib.Path, vectorize: str = "auto"
 
     Raises:
       ValueError: if the folder holds runs of another config; nothing is trained then.
+      LockedError: if another process is training the same part of the sweep.
       Stopped: if the process was asked to stop; the current run was saved.
     """
-    began, workdir = time.perf_counter(), pathlib.Path(workdir).absolute()
+    workdir = local_path(workdir)
     for run in sweep.runs:
         run.folder(workdir).check_config(run.config)
     sweep.write_description(workdir)
+    lock = Folder(workdir).shard_lock_file(sweep.shard)
+    with locked(lock, f"training shard {sweep.shard} of {workdir}"):
+        return _run_sweep(sweep, workdir, vectorize)
+
+
+def _run_sweep(sweep: Sweep, workdir: pathlib.Path, vectorize: str) -> list[SweepRun]:
+    began = time.perf_counter()
     left = runs_left(sweep, workdir)
     say(f"{len(sweep.runs)} runs, {len(sweep.runs) - len(left)} of them done before")
     progress = SweepProgress(sweep, workdir, left)
@@ -118,6 +129,9 @@ def _train_setting(
                 outcome = train(base.with_seed(run.seed), folder.path, step)
         except Stopped as stopped:
             raise Stopped(f"{run.setting}, seed {run.seed}: {stopped}") from None
+        except LockedError as error:  # by another shard that has this run too
+            say(f"Skipped: {run.setting}, seed {run.seed}. {error}")
+            continue
         except Exception as error:  # whatever it is, the other runs may succeed
             outcome = Failure.of(error)  # not the error itself, which would keep the run's arrays
         progress.finished(run, outcome, time.perf_counter() - began)

@@ -13,8 +13,7 @@ import ml_collections
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.data.options import DataOptions
 from s2mlp_jax.data.sources import Split
-from s2mlp_jax.saved.files import Folder, write_text
-from s2mlp_jax.saved.metrics import read_metrics
+from s2mlp_jax.saved.files import Folder, read_json_lines, write_text
 from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train.experiment import Experiment, create_experiment, open_data
 
@@ -98,7 +97,7 @@ class Sweep:
         """
         path = Folder(workdir).sweep_file
         changes = config_lib.that_alter_numbers(config_lib.flatten(self.changes))
-        for line in read_metrics(path)[:1]:
+        for line in read_json_lines(path)[:1]:
             if pathlib.Path(line["config"]).name != pathlib.Path(self.config_path).name:
                 raise ValueError(
                     f"{workdir} belongs to the sweep {line['config']}; take another --workdir "

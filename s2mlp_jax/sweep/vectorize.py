@@ -5,6 +5,7 @@ between steps; many models at once use it better. On a CPU this is slower than t
 one by one (`results/vectorize.md`).
 """
 
+import contextlib
 import copy
 import pathlib
 import time
@@ -80,15 +81,14 @@ def train_vectorized(
       ValueError: if a workdir is of another run, or the runs were left at different steps.
       Stopped: if the process was asked to stop; all runs were saved.
     """
-    recorders = [
-        RunRecorder(run, RunFolder(workdir), len(runs))
-        for run, workdir in zip(runs, workdirs, strict=True)
-    ]
-    try:
+    with contextlib.ExitStack() as stack:
+        recorders = []
+        for run, workdir in zip(runs, workdirs, strict=True):
+            folder = RunFolder(workdir)
+            stack.enter_context(folder.locked())
+            recorders.append(RunRecorder(run, folder, len(runs)))
+            stack.callback(recorders[-1].close)
         return _train(runs, recorders)
-    finally:
-        for recorder in recorders:
-            recorder.close()
 
 
 def _train(

@@ -1,5 +1,6 @@
 """Training from a config to a checkpoint, in one file."""
 
+import contextlib
 import pathlib
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from s2mlp_jax import config as config_lib
 from s2mlp_jax.cli import ExitCode
 from s2mlp_jax.progress import Progress, say
 from s2mlp_jax.saved.environment import changed_versions
+from s2mlp_jax.saved.files import local_path
 from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train import describe
 from s2mlp_jax.train import devices as devices_lib
@@ -33,6 +35,7 @@ def train_and_evaluate(
     config: ml_collections.ConfigDict,
     workdir: str | pathlib.Path,
     devices: Sequence[jax.Device] | None = None,
+    accept_changes: bool = False,
 ) -> dict[str, float]:
     """Trains a run to the end, or resumes the run in the workdir.
 
@@ -40,48 +43,59 @@ def train_and_evaluate(
       config: see `configs/common.py`.
       workdir: folder for config, metrics and checkpoints; created if missing.
       devices: all devices by default.
+      accept_changes: whether a resumed run may have another config (except the model) or other
+        data than before; the changes are printed and recorded.
 
     Returns:
       The metrics of the last evaluation.
 
     Raises:
-      ValueError: if the config is bad, data are missing, or the workdir holds another run.
+      ValueError: if the config is bad, data are missing, the workdir holds another run, or another
+        process trains in it.
       NonFiniteLossError: if the loss became NaN; the message names the step.
       Stopped: if the process was asked to stop; the run was saved.
+      DiskError: if the disk is full, or a checkpoint cannot be read now; nothing was lost.
     """
     config = config_lib.complete(config)
-    RunFolder(pathlib.Path(workdir)).check_config(config)
-    return train(create_experiment(config, devices), workdir)
+    RunFolder(local_path(workdir)).check_config(config, accept_changes)
+    run = create_experiment(config, devices)
+    return train(run, workdir, accept_changes=accept_changes)
 
 
 def train(
-    run: Experiment, workdir: str | pathlib.Path, train_step: jax.stages.Wrapped | None = None
+    run: Experiment,
+    workdir: str | pathlib.Path,
+    train_step: jax.stages.Wrapped | None = None,
+    accept_changes: bool = False,
 ) -> dict[str, float]:
     """Does the same as `train_and_evaluate` for an existing experiment.
 
     Args:
       train_step: from `make_train_step`, for an experiment that differs at most in its seed; runs
         that are given the same one compile it once. Made here by default.
+      accept_changes: as in `train_and_evaluate`.
     """
-    folder = RunFolder(pathlib.Path(workdir).absolute())
+    folder = RunFolder(local_path(workdir))
     if not folder.last_saved_step():
         run.check_initial()  # before the folder is created
-    recorder = RunRecorder(run, folder)
-    try:
-        state = recorder.restore()
-        for line in describe.start(run, recorder.record["step"]):
-            say(line)
-        if versions := changed_versions(recorder.record.get("versions", {})):
-            say(f"Other versions than at the last checkpoint, so not bit for bit: {versions}")
-        if recorder.record["step"] < run.total_steps:
-            recorder.open_files()
-            with StopRequest() as stop:
+    alone = folder.locked() if jax.process_index() == 0 else contextlib.nullcontext()
+    # A signal does not interrupt the reading of a checkpoint, as it might look damaged then.
+    with alone, StopRequest() as stop:
+        recorder = RunRecorder(run, folder, accept_changes=accept_changes)
+        try:
+            state = recorder.restore()
+            for line in describe.start(run, recorder.record["step"]):
+                say(line)
+            if versions := changed_versions(recorder.record.get("versions", {})):
+                say(f"Other versions than at the last checkpoint, so not bit for bit: {versions}")
+            if recorder.record["step"] < run.total_steps:
+                recorder.open_files()
                 _train(run, train_step or make_train_step(run), state, recorder, stop)
-    except NonFiniteLossError as error:
-        raise recorder.explain(error) from None
-    finally:
-        recorder.close()
-    last_eval = recorder.write_result()
+        except NonFiniteLossError as error:
+            raise recorder.explain(error) from None
+        finally:
+            recorder.close()
+        last_eval = recorder.write_result()
     for line in describe.summary(run, last_eval, folder.path):
         say(line)
     return last_eval
@@ -105,6 +119,9 @@ def _train(
     started = time.perf_counter()
     train_step = jitted.lower(state, batch, run.key).compile()
     say(f"compiled  the training step in {time.perf_counter() - started:.1f} s")
+
+    if stop.asked:
+        raise Stopped(f"Stopped at step {start_step} of {total_steps}, before training.")
 
     progress, waiting = Progress(total_steps, start_step), DataWait()
     recorder.start(progress, waited=lambda: waiting.seconds)

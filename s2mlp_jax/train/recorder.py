@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 
 from s2mlp_jax import config as config_lib
-from s2mlp_jax.progress import Progress
+from s2mlp_jax.progress import Progress, plural, say
 from s2mlp_jax.saved.checkpoints import Checkpoints
 from s2mlp_jax.saved.environment import versions, write_environment
 from s2mlp_jax.saved.files import write_json
@@ -29,18 +29,27 @@ class RunRecorder:
 
     metrics: StepMetrics
 
-    def __init__(self, run: Experiment, folder: RunFolder, runs_per_program: int = 1) -> None:
-        """Opens the folder; creates it if missing.
+    def __init__(
+        self,
+        run: Experiment,
+        folder: RunFolder,
+        runs_per_program: int = 1,
+        accept_changes: bool = False,
+    ) -> None:
+        """Opens the folder, which exists and is locked.
 
         Args:
           runs_per_program: number of runs that are trained as one program and share its time.
+          accept_changes: whether the config (except the model) and the data may have changed.
 
         Raises:
           ValueError: if the folder is of a run with another config, or its data have changed.
         """
         data = run.describe_data()
-        folder.check_config(run.config)
-        folder.check_data(data)
+        self._changes = folder.check_config(run.config, accept_changes)
+        self._changes += folder.check_data(data, accept_changes)
+        for change in self._changes:
+            say(f"changed   {change}")
         self.run, self.folder, self._runs_per_program = run, folder, runs_per_program
         self._primary = jax.process_index() == 0
         if self._primary:
@@ -93,7 +102,16 @@ class RunRecorder:
         if self._primary:
             step = self.record["step"]
             self._writer = MetricsWriter(self.folder.path, step, self.run.options.log.tensorboard)
-            write_environment(self.folder, step)
+            # Checkpoints of earlier versions did not count the lines.
+            lost = self.record.get("metrics_lines", 0) - self._writer.lines
+            if lost > 0:
+                say(
+                    f"{self.folder.metrics_file} misses {plural(lost, 'line')} of the steps up to "
+                    f"{step}: it was cut, damaged or deleted."
+                )
+            write_environment(
+                self.folder, step, changes=self._changes, lost_metrics_lines=max(lost, 0)
+            )
 
     def due(self, step: int, stopping: bool) -> tuple[bool, bool]:
         """Returns whether to evaluate and whether to save after a step."""
@@ -106,7 +124,11 @@ class RunRecorder:
 
         Args:
           state: returns the state; called only if something is due.
+
+        Raises:
+          DiskError: if the last checkpoint could not be saved.
         """
+        self._checkpoints.check()
         evaluating, saving = self.due(step, stopping)
         if not (evaluating or saving):
             return
@@ -134,6 +156,7 @@ class RunRecorder:
             self._writer.sync()
         self.record.update(
             step=step,
+            metrics_lines=self._writer.lines if self._writer else 0,
             data_position=step * self.run.options.train.batch_size,
             unwritten=self.metrics.unwritten,
             corrupt_images=self.metrics.corrupt_images,

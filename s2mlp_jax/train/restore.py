@@ -10,7 +10,7 @@ import ml_collections
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.progress import say
 from s2mlp_jax.saved.checkpoints import Checkpoints
-from s2mlp_jax.saved.files import append_json_line
+from s2mlp_jax.saved.files import append_json_line, local_path
 from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train import describe
 from s2mlp_jax.train.experiment import Experiment, create_experiment
@@ -52,7 +52,7 @@ def restore_run(
       ValueError: if there is no run or no such checkpoint, data are missing, the config is of
         another model, or the weights do not fit the image size.
     """
-    workdir = pathlib.Path(workdir).absolute()
+    workdir = local_path(workdir)
     own = config_lib.complete(RunFolder(workdir).read_config())
     if config is not None:
         _check_size(own, config)
@@ -90,7 +90,7 @@ def evaluate_workdir(
     Raises:
       ValueError: as `restore_run` does.
     """
-    workdir = pathlib.Path(workdir).absolute()
+    workdir = local_path(workdir)
     run, state, step = restore_run(workdir, checkpoint, config)
     result = run.evaluate(state)
     size = run.config.data.image_size
@@ -104,7 +104,11 @@ def evaluate_workdir(
             "image_size": size,
             **result,
         }
-        append_json_line(RunFolder(workdir).evaluations_file, line)
+        file = RunFolder(workdir).evaluations_file
+        try:
+            append_json_line(file, line)
+        except OSError as error:  # such as a read-only disk
+            say(f"{file} was not extended: {error.strerror}.")
     return result
 
 

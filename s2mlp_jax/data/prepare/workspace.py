@@ -1,7 +1,6 @@
 """The folder of prepared data during writing: lock, removal of leftovers, disk space."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import shutil
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 
 from s2mlp_jax.cli import ExitCode
 from s2mlp_jax.data import sources
+from s2mlp_jax.lock import locked
 from s2mlp_jax.progress import human_size, say
 
 
@@ -38,13 +38,9 @@ def alone_with(folder: pathlib.Path) -> Iterator[None]:
     `ExitCode.STOPPED`.
 
     Raises:
-      ValueError: if another process is preparing the data set.
+      LockedError: if another process is preparing the data set.
     """
-    with (folder.parent / f".{folder.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the file is closed
-        except BlockingIOError as error:
-            raise ValueError(f"Another process is preparing {folder} at this moment.") from error
+    with locked(folder.parent / f".{folder.name}.lock", f"preparing {folder}"):
         for leftover in _leftovers(folder):
             say(f"Removing {leftover}, which an interrupted attempt left.")
             shutil.rmtree(leftover)
