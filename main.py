@@ -57,14 +57,16 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"Unknown arguments {' '.join(argv[1:])}.")
     from s2mlp_jax.progress import say
     from s2mlp_jax.train import devices as devices_lib  # after the flags, so that --help is quick
-    from s2mlp_jax.train import train_and_evaluate
+    from s2mlp_jax.train import processes, train_and_evaluate
     from s2mlp_jax.train.plan import plan
     from s2mlp_jax.train.restore import evaluate_workdir
 
     logging.set_verbosity(logging.ERROR)
-    devices_lib.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if MODE.value != "plan" and WORKDIR.value is None:
         raise ValueError(NO_WORKDIR)
+    if COORDINATOR.value is not None and (code := processes.run_in_child()) is not None:
+        return code
+    processes.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if MODE.value == "eval":
         evaluate_workdir(WORKDIR.value, CHECKPOINT.value, CONFIG.value)
     elif CONFIG.value is None:

@@ -1,7 +1,7 @@
 """What an error while reading or writing means: damage, a disk that is full, or one that may pass.
 
 Libraries report faults of the disk as OSError, or as text: TensorStore's begins with a status code
-and holds "[OS error 28: ENOSPC No space left on device]".
+and ends with "No space left on device [os_error_code='28']".
 """
 
 import asyncio
@@ -62,8 +62,22 @@ def reading(name: str, *unchanged: type[Exception]) -> Iterator[None]:
         raise DamagedError(f"{name} is damaged: {first_line}.") from error
 
 
+def check_room(folder: pathlib.Path, needed: float) -> None:
+    """Raises a DiskError if the disk of a folder has less than `needed` bytes left."""
+    if shutil.disk_usage(folder).free < needed:
+        raise _full(folder, needed)
+
+
+def _full(folder: pathlib.Path, needed: float) -> DiskError:
+    free = shutil.disk_usage(folder).free
+    return DiskError(
+        f"The disk of {folder} is full: {human_size(free)} are free, {human_size(needed)} are "
+        "needed. The last complete checkpoint was kept. Make room."
+    )
+
+
 @contextlib.contextmanager
-def explained(folder: pathlib.Path, needed: int) -> Iterator[None]:
+def explained(folder: pathlib.Path, needed: float) -> Iterator[None]:
     """Explains an exception raised inside, while writing, whose cause is the disk.
 
     Args:
@@ -79,11 +93,7 @@ def explained(folder: pathlib.Path, needed: int) -> Iterator[None]:
     except Exception as error:
         codes = _os_errors(error)
         if codes & DISK_FULL:
-            free = human_size(shutil.disk_usage(folder).free)
-            raise DiskError(
-                f"The disk of {folder} is full: {free} are free, {human_size(needed)} are needed. "
-                "The last complete checkpoint was kept. Make room."
-            ) from error
+            raise _full(folder, needed) from error
         if codes & UNUSABLE:
             reason = os.strerror(min(codes & UNUSABLE))
             raise ValueError(f"{folder} cannot be written to: {reason}.") from error
@@ -102,7 +112,8 @@ def _may_pass(error: BaseException) -> bool:
 def _os_errors(error: BaseException) -> set[int]:
     """Returns the numbers of the operating system's errors that led to an exception."""
     codes = {e.errno for e in _chain(error) if isinstance(e, OSError) and e.errno}
-    return codes | {int(n) for e in _chain(error) for n in re.findall(r"OS error (\d+)", str(e))}
+    texts = (re.findall(r"os_error_code='(\d+)'", str(e)) for e in _chain(error))
+    return codes | {int(number) for found in texts for number in found}
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

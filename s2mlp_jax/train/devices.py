@@ -127,33 +127,6 @@ class Layout(typing.NamedTuple):
         )
 
 
-def start_processes(
-    coordinator: str | None, num_processes: int | None, process_id: int | None
-) -> None:
-    """Joins the processes of one run; call it once, before any other use of jax.
-
-    Args:
-      coordinator: None for a run of one process; "host:port" of process 0; or "auto" where the
-        cluster (TPU pod, SLURM, Open MPI) provides all settings.
-      num_processes: number of processes; only with "host:port".
-      process_id: index of this process, from 0; only with "host:port".
-
-    Raises:
-      ValueError: if the three arguments do not fit together.
-      RuntimeError: if the processes do not find each other; they never train as separate runs.
-    """
-    by_hand = coordinator not in (None, "auto")
-    if any((value is not None) != by_hand for value in (num_processes, process_id)):
-        raise ValueError(
-            "--coordinator=host:port, --num_processes and --process_id go together; "
-            "--coordinator=auto and a run of one process take neither of the last two."
-        )
-    if coordinator == "auto":
-        jax.distributed.initialize()
-    elif by_hand:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
-
-
 def check_divides(field: str, size: int, devices: int) -> None:
     """Raises a ValueError with the nearest valid sizes, if the devices do not divide a batch."""
     if size % devices:

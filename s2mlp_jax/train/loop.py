@@ -18,6 +18,7 @@ from s2mlp_jax.train import describe
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train.data_wait import DataWait
 from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.processes import end_if_process_lost
 from s2mlp_jax.train.recorder import RunRecorder
 from s2mlp_jax.train.signals import StopRequest
 from s2mlp_jax.train.state import TrainState
@@ -93,6 +94,9 @@ def train(
                 _train(run, train_step or make_train_step(run), state, recorder, stop)
         except NonFiniteLossError as error:
             raise recorder.explain(error) from None
+        except jax.errors.JaxRuntimeError as error:
+            end_if_process_lost(error)  # at once: closing would wait for the lost process
+            raise
         finally:
             recorder.close()
         last_eval = recorder.write_result()

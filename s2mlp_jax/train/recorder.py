@@ -98,8 +98,13 @@ class RunRecorder:
         )
 
     def open_files(self) -> None:
-        """Opens the files that training appends to, and records the environment."""
+        """Opens the files that training appends to, and records the environment.
+
+        Raises:
+          DiskError: if the disk has no room for a checkpoint.
+        """
         if self._primary:
+            self._checkpoints.check_room(self.run.abstract_state())
             step = self.record["step"]
             self._writer = MetricsWriter(self.folder.path, step, self.run.options.log.tensorboard)
             # Checkpoints of earlier versions did not count the lines.

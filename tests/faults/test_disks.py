@@ -1,0 +1,1 @@
+"""Full and read-only disks: one sentence, the last good checkpoint kept."""
