@@ -18,6 +18,8 @@ from tests.helpers import ROOT, assert_same_run, made_once, read_lines, read_sta
 pytestmark = pytest.mark.slow
 
 DIGITS = "--config=configs/s2mlp_digits.py"
+# A run for several devices: wide enough for its kernels to be cut.
+SEVERAL = tiny_flags(model__dim=64, train__steps=40, checkpoint__every_epochs=0.1)
 
 
 def environment(devices: int = 1, **extra: str) -> dict[str, str]:
@@ -71,10 +73,10 @@ def wait_for(process: subprocess.Popen, pattern: str) -> str:
 def test_digits_reach_their_accuracy(tmp_path: pathlib.Path) -> None:
     """One seed of the README's promise; results/ has three. Without a shift it does not work.
 
-    A third of the epochs is enough for the run without a shift to learn what it can.
+    A sixth of the epochs is enough for the run without a shift to learn what it can.
     """
     shifted = start(DIGITS, f"--workdir={tmp_path}/a", XLA_FLAGS="")
-    none = ["--config.model.shift=none", "--config.train.epochs=10"]
+    none = ["--config.model.shift=none", "--config.train.epochs=5"]
     still = start(DIGITS, f"--workdir={tmp_path}/none", *none, XLA_FLAGS="")
     accuracy = {}
     for name, process in (("a", shifted), ("none", still)):
@@ -169,24 +171,29 @@ def test_a_signal_to_one_of_two_processes_stops_both_at_one_step(tmp_path: pathl
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
 
 
-def test_one_device_eight_devices_two_processes(tmp_path: pathlib.Path) -> None:
-    flags = tiny_flags(train__steps=40, checkpoint__every_epochs=1.0)
-    for name, devices in (("one", 1), ("eight", 8)):
-        code, output = main(DIGITS, f"--workdir={tmp_path}/{name}", *flags, devices=devices)
+def run_on_one_device() -> pathlib.Path:
+    """A run that others, on several devices or in processes, are compared with."""
+
+    def train(workdir: pathlib.Path) -> None:
+        code, output = main(DIGITS, f"--workdir={workdir}", *SEVERAL)
         assert code == 0, output
-    both = start_two_processes(tmp_path / "two", *flags)
+
+    return made_once("one_device", train)
+
+
+def test_one_device_and_two_processes(tmp_path: pathlib.Path) -> None:
+    """test_train has eight devices; test_parallel a state that is cut over two processes."""
+    both = start_two_processes(tmp_path, *SEVERAL)
     for code, output in map(finish, both):
         assert code == 0, output
-    expected = read_lines(tmp_path / "one")
-    for name in ("eight", "two"):
-        lines = read_lines(tmp_path / name)
-        assert len(lines) == len(expected)
-        for line, reference in zip(lines, expected, strict=True):
-            assert line.keys() == reference.keys()
-            assert line["step"] == reference["step"]
-            for figure in ("train/loss", "eval/loss", "eval_ema/loss"):
-                if figure in reference:
-                    assert line[figure] == pytest.approx(reference[figure], rel=1e-5), (name, line)
+    expected, lines = read_lines(run_on_one_device()), read_lines(tmp_path)
+    assert len(lines) == len(expected)
+    for line, reference in zip(lines, expected, strict=True):
+        assert line.keys() == reference.keys()
+        assert line["step"] == reference["step"]
+        for figure in ("train/loss", "eval/loss", "eval_ema/loss"):
+            if figure in reference:
+                assert line[figure] == pytest.approx(reference[figure], rel=1e-5), line
 
 
 def test_evaluation_of_a_workdir(whole_run: pathlib.Path) -> None:

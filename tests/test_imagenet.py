@@ -13,7 +13,7 @@ from tests.test_prepare import prepare_oddities
 
 pytestmark = pytest.mark.slow
 
-STEPS, BATCH = 30, 6
+STEPS, BATCH = 12, 6
 SMALL = {
     "model.depth": 1,
     "model.dim": 16,
@@ -41,6 +41,7 @@ def test_train_stop_resume_and_evaluate(tmp_path: pathlib.Path) -> None:
     config += [f"--config.{field}={value}" for field, value in SMALL.items()]
 
     whole = start(*config, f"--workdir={tmp_path}/whole", **optimized)
+    begun = wait_for(whole, "compiled")  # the others take the program from the cache
     stopped = start(*config, f"--workdir={tmp_path}/stopped", **optimized)
     wait_for(stopped, r"^step 3/")
     stopped.send_signal(signal.SIGTERM)
@@ -50,29 +51,21 @@ def test_train_stop_resume_and_evaluate(tmp_path: pathlib.Path) -> None:
     assert code == 0, output
     assert re.search(r"resume    from step ([3-9]|[12]\d) *$", output, re.M), output
     code, uninterrupted = finish(whole)
+    uninterrupted = begun + uninterrupted
     assert code == 0, uninterrupted
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
-    # Three views of two images a step: in 7 rounds over 7 images and 4 of the eighth the
-    # broken one comes up 7 or 8 times, also after a resumption.
+    # Three views of two images a step: in three rounds over 7 images and a part of the fourth the
+    # broken one comes up 3 or 4 times, also after a resumption.
     told = r"data +(\d+) broken training images were left out"
     counts = {int(re.search(told, text)[1]) for text in (output, uninterrupted)}  # type: ignore[index]
     assert len(counts) == 1
-    assert counts <= {21, 24, 27}
+    assert counts <= {9, 12}
 
-    # Evaluation: each image once, the parameters and their average, at any size.
-    lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
-    last = json.loads(lines[-1])
-    for size in (224, 288):
-        code, output = main(
-            "--mode=eval",
-            f"--workdir={tmp_path}/whole",
-            *config,
-            f"--config.data.image_size={size}",
-            **optimized,
-        )
-        assert code == 0, output
-        result = json.loads((tmp_path / "whole" / "eval.jsonl").read_text().splitlines()[-1])
-        for weights in ("eval", "eval_ema"):
-            assert result[f"{weights}/count"] == 2
-            assert (result[f"{weights}/loss"] == last[f"{weights}/loss"]) == (size == 224)
+    # Evaluation: each image once, the parameters and their average, at another size.
+    larger = "--config.data.image_size=288"
+    code, output = main("--mode=eval", f"--workdir={tmp_path}/whole", *config, larger, **optimized)
+    assert code == 0, output
+    result = json.loads((tmp_path / "whole" / "eval.jsonl").read_text().splitlines()[-1])
+    for weights in ("eval", "eval_ema"):
+        assert result[f"{weights}/count"] == 2

@@ -16,8 +16,8 @@ from s2mlp_jax.train import train_and_evaluate
 from s2mlp_jax.train.experiment import Experiment, create_experiment
 from s2mlp_jax.train.restore import evaluate_workdir
 from s2mlp_jax.train.step import make_train_step
-from tests.helpers import read_lines, tiny_config, tiny_flags
-from tests.test_cli import DIGITS, finish, main, start_two_processes
+from tests.helpers import read_lines, tiny_config
+from tests.test_cli import DIGITS, SEVERAL, finish, main, run_on_one_device, start_two_processes
 from tests.test_train import take_steps
 
 # Wide enough for its kernels to be cut.
@@ -163,13 +163,10 @@ def test_a_run_goes_on_whole_cut_and_on_other_devices(
 @pytest.mark.slow
 def test_two_processes_share_a_state_and_one_goes_on_with_it(tmp_path: pathlib.Path) -> None:
     """Each of the two writes its part of the checkpoint; it is evaluated and continued alone."""
-    flags = tiny_flags(model__dim=64, train__steps=40, checkpoint__every_epochs=0.1)
-    code, output = main(DIGITS, f"--workdir={tmp_path}/one", *flags)
-    assert code == 0, output
-    both = start_two_processes(tmp_path / "two", *flags, "--config.train.shard_state=True")
+    both = start_two_processes(tmp_path / "two", *SEVERAL, "--config.train.shard_state=True")
     for code, output in map(finish, both):
         assert code == 0, output
-    expected, lines = read_lines(tmp_path / "one"), read_lines(tmp_path / "two")
+    expected, lines = read_lines(run_on_one_device()), read_lines(tmp_path / "two")
     for line, reference in zip(lines, expected, strict=True):
         assert line == pytest.approx(reference, rel=1e-4)
     code, output = main("--mode=eval", f"--workdir={tmp_path}/two")
@@ -178,7 +175,7 @@ def test_two_processes_share_a_state_and_one_goes_on_with_it(tmp_path: pathlib.P
     # The last checkpoint lost, whole and alone from the one before.
     checkpoints = sorted((tmp_path / "two/checkpoints").iterdir(), key=lambda p: int(p.name))
     shutil.rmtree(checkpoints[-1])
-    code, output = main(DIGITS, f"--workdir={tmp_path}/two", *flags)
+    code, output = main(DIGITS, f"--workdir={tmp_path}/two", *SEVERAL)
     assert code == 0, output
     assert f"resume    from step {checkpoints[-2].name}" in output
     assert read_lines(tmp_path / "two")[-1] == pytest.approx(expected[-1], rel=1e-4)

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from s2mlp_jax.config import load_config
+from s2mlp_jax.cli import parse_overrides
+from s2mlp_jax.config import load_config, override
 from s2mlp_jax.data.known_sizes import placeholder_split
 from s2mlp_jax.train import step_cost
 from s2mlp_jax.train.devices import PlannedDevices, find_devices
@@ -29,7 +30,6 @@ SMALL = {
     "augment.erasing_prob": 0.0,
     "augment.mix_prob": 0.0,
 }
-SMALL_FLAGS = [f"--config.{name}={value}" for name, value in SMALL.items()]
 NO_DATA = {"TFDS_DATA_DIR": "/nonexistent"}
 
 
@@ -179,25 +179,27 @@ def test_plan_of_the_digits(tmp_path: pathlib.Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.slow
-def test_advice_holds() -> None:
+def test_advice_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the plan of a run that does not fit advises does fit, and says the same figure."""
-    command = ["--mode=plan", WIDE, *SMALL_FLAGS, "--devices=8"]
-    code, output = main(*command, **NO_DATA)
-    assert code == 0, output
+    monkeypatch.setenv("TFDS_DATA_DIR", NO_DATA["TFDS_DATA_DIR"])
+
+    def lines(limit_gib: float = 0.0, *advice: str) -> str:
+        config = override(small_config(), parse_overrides(advice, "--config."))
+        devices = PlannedDevices(jax.devices(), "they are stated by a test")
+        return "\n".join(plan(config, devices, limit_gib))
+
+    output = lines()
     assert "devices   8 x cpu" in output
     assert "1,281,167 images" in output
     assert "state it with --device_memory_gib" in output
-    assert "time      not measured: the 8 devices are parts of one CPU" in output
-    limit = f"--device_memory_gib={0.55 * total_of(output) / 2**30}"
-    code, output = main(*command, limit, **NO_DATA)
-    assert code == 0, output
+    assert "time      not measured: they are stated by a test" in output
+    limit = 0.55 * total_of(output) / 2**30
+    output = lines(limit)
     assert "DOES NOT FIT" in output
     advice = re.search(r"advice +it fits with (.*)", output)
     assert advice, output
     total = bytes_in(output, f"SIZE  {re.escape(advice[1])}  fits")
-    code, output = main(*command, limit, *advice[1].split(), **NO_DATA)
-    assert code == 0, output
+    output = lines(limit, *advice[1].split())
     assert ": it fits" in output
     assert total_of(output) == total
 

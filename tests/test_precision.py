@@ -56,7 +56,7 @@ SIZE = 28  # 196 tokens of two pixels, as many as 224 pixels have in patches of 
 
 def make(name: str, fields: Fields, dtype: typing.Any) -> tuple[typing.Any, typing.Any]:
     """Returns a small model and what its training starts from, moved a little: none is zero."""
-    fields = {"depth": 2, "dim": 8, "expansion": 2, "drop_path": 0.0, **fields}
+    fields = {"depth": 1, "dim": 8, "expansion": 2, "drop_path": 0.0, **fields}
     model = s2mlp_jax.create_model(name, num_classes=10, dtype=dtype, **fields)
     rng, wide = np.random.RandomState(0), precision.accumulator(dtype)
     with jax.enable_x64(False):  # the same draws for every dtype
@@ -146,6 +146,7 @@ def norm(tree: typing.Any) -> float:
     return float(np.sqrt(sum(np.square(x).sum() for x in jax.tree.leaves(tree))))
 
 
+IN_FLOAT32 = ("s2mlp_wide", "resnet")  # a layer norm, a batch norm
 TOKENS = 100_352  # terms of a bias' gradient: 512 images of 196 tokens
 
 
@@ -164,7 +165,8 @@ def test_gradients_of_many_tokens(case: str) -> None:
     images = rng.standard_normal((10, SIZE, SIZE, 3))[labels]
     images = images + rng.standard_normal(images.shape)
     gradients = {}
-    for dtype in (jnp.float64, jnp.float32, jnp.bfloat16):
+    dtypes = [jnp.float64, jnp.bfloat16, *([jnp.float32] if case in IN_FLOAT32 else [])]
+    for dtype in dtypes:
         wide = precision.accumulator(dtype)
         with jax.enable_x64(dtype == jnp.float64):
             model, variables = make(*FAMILIES[case], dtype)
@@ -173,10 +175,7 @@ def test_gradients_of_many_tokens(case: str) -> None:
             assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype(wide)}
             gradients[dtype] = jax.tree.map(lambda x: np.asarray(x, np.float64), found)
     exact = gradients[jnp.float64]
-    errors = {
-        dtype: jax.tree.map(np.subtract, gradients[dtype], exact)
-        for dtype in (jnp.float32, jnp.bfloat16)
-    }
+    errors = {dtype: jax.tree.map(np.subtract, gradients[dtype], exact) for dtype in dtypes[1:]}
     whole = norm(exact)
     parameters = [
         (norm(error) / (0.02 * norm(own) + 0.003 * whole), jax.tree_util.keystr(path))
@@ -187,10 +186,10 @@ def test_gradients_of_many_tokens(case: str) -> None:
     worst, name = max(parameters)
     off = {dtype: norm(errors[dtype]) / whole for dtype in errors}
     print(
-        f"\n{case}: whole gradient off by {off[jnp.float32]:.1e} in float32 and "
-        f"{off[jnp.bfloat16]:.2%} in bfloat16; a parameter's by {worst:.2f} of its bound ({name})"
+        f"\n{case}: whole gradient off by {off[jnp.bfloat16]:.2%} in bfloat16; a parameter's by "
+        f"{worst:.2f} of its bound ({name})"
     )
-    assert off[jnp.float32] < 1e-4
+    assert off.get(jnp.float32, 0.0) < 1e-4
     assert off[jnp.bfloat16] < 0.01
     assert worst < 1, name
 

@@ -32,11 +32,13 @@ class DataWait:
 
     def __enter__(self) -> "DataWait":
         # A daemon, so that it does not keep a process alive whose devices hang.
-        threading.Thread(target=self._note_ends, name="datawait", daemon=True).start()
+        self._thread = threading.Thread(target=self._note_ends, name="datawait", daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._running.put(None)  # the thread ends after the last dispatched step
+        self._thread.join(timeout=10)  # if it still ran at Python's end, it would abort the process
 
     def step_given(self, output: jax.Array) -> None:
         """Registers a dispatched step; `output` is any of its outputs."""
