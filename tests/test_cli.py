@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -34,9 +34,9 @@ def environment(devices: int = 1, **extra: str) -> dict[str, str]:
     }
 
 
-def start(*arguments: str, **keywords) -> subprocess.Popen:  # noqa: ANN003
+def start(*arguments: str, before: Sequence[str] = (), **keywords) -> subprocess.Popen:  # noqa: ANN003
     return subprocess.Popen(
-        [sys.executable, "main.py", *arguments],
+        [*before, sys.executable, "main.py", *arguments],
         cwd=ROOT,
         env=environment(**keywords),
         stdout=subprocess.PIPE,

@@ -17,8 +17,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SHORTER = {
     '"train.epochs": 10.0': '"train.epochs": 4.0, "model.depth": 1',
     '"--config.train.epochs=10.0"': '"--config.train.epochs=4.0", "--config.model.depth=1"',
-    '"train.epochs": 6.0': '"train.epochs": 2.0, "model.depth": 1',
-    '"eval.every_epochs": 2.0': '"eval.every_epochs": 1.0',
+    '"train.epochs": 6.0, "eval.every_epochs": 2.0': (
+        '"train.epochs": 3.0, "eval.every_epochs": 1.0, "model.depth": 1'
+    ),
     '"train.epochs": 20.0': '"train.epochs": 4.0',
 }
 
