@@ -117,11 +117,15 @@ def worker(folder: pathlib.Path, *arguments: str) -> Iterator[tuple[int, Step]]:
 def main() -> None:
     """Runs the benchmark."""
     parser = common.parser(__doc__, rounds=9)
-    parser.add_argument("commit", help="to compare with: a hash, a branch, HEAD~1, or a folder")
+    parser.add_argument(
+        "commit", help="commit to compare with: a hash, a branch, HEAD~1, or a folder"
+    )
     parser.add_argument("--models", default=",".join(MODELS), help="default: %(default)s")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--depth", type=int, default=2, help="blocks a stage at most; 0: all")
+    parser.add_argument(
+        "--depth", type=int, default=2, help="largest number of blocks per stage; 0: all"
+    )
     args = parser.parse_args()
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process computes nothing
     top = common.header("A training step, this commit and another")

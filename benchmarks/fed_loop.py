@@ -151,8 +151,10 @@ def row(name: str, pairs: list[tuple[Loop, Loop]]) -> list[str]:
 def main() -> None:
     """Runs the benchmark."""
     parser = common.parser(__doc__, rounds=5)
-    parser.add_argument("--data_dir", required=True, help="of imagenet2012")
-    parser.add_argument("--batch_size", type=int, default=6, help="of s2mlp_wide; default 6")
+    parser.add_argument("--data_dir", required=True, help="folder of the prepared imagenet2012")
+    parser.add_argument(
+        "--batch_size", type=int, default=6, help="batch size of s2mlp_wide; default 6"
+    )
     args = parser.parse_args()
     logging.set_verbosity(logging.ERROR)  # Orbax logs every checkpoint
     top = common.header("A fed training loop")

@@ -119,11 +119,15 @@ def has_torch(python: str) -> bool:
 def main() -> None:
     """Runs the benchmark."""
     parser = common.parser(__doc__, rounds=9)
-    parser.add_argument("--data_dir", required=True, help="of imagenet2012 and imagenet2012_256")
+    parser.add_argument(
+        "--data_dir", required=True, help="folder of the prepared imagenet2012 and imagenet2012_256"
+    )
     parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--batches", type=int, default=32, help="of one measurement; default 32")
+    parser.add_argument(
+        "--batches", type=int, default=32, help="batches per measurement; default 32"
+    )
     parser.add_argument("--torch_python", default=sys.executable, metavar="PYTHON")
-    parser.add_argument("--serve", help="for this script's own use, as is --name")
+    parser.add_argument("--serve", help="used by this script itself, as is --name")
     parser.add_argument("--name", default=FULL)
     args = parser.parse_args()
     if args.serve:

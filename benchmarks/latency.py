@@ -71,7 +71,9 @@ def candidates(name: str, folder: pathlib.Path, threads: int) -> dict[str, Call]
 def main() -> None:
     """Runs the benchmark."""
     parser = common.parser(__doc__, rounds=15)
-    parser.add_argument("--model", default="s2mlp_deep", help="default s2mlp_deep")
+    parser.add_argument(
+        "--model", default="s2mlp_deep", help="variant to measure; default s2mlp_deep"
+    )
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 64])
     arguments = parser.parse_args()
     note, head = common.keep_memory(), common.header(f"Latency of {arguments.model}, exported")

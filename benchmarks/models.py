@@ -225,13 +225,15 @@ def main() -> None:
     """Runs the benchmark."""
     parser = common.parser(__doc__, rounds=5)
     parser.add_argument("--models", default=DEFAULT, help=f"default {DEFAULT}")
-    parser.add_argument("--batch_size", type=int, default=16, help="of inference; default 16")
+    parser.add_argument(
+        "--batch_size", type=int, default=16, help="batch size of inference; default 16"
+    )
     parser.add_argument("--train_batch_size", type=int, default=8, help="default 8")
     parser.add_argument("--image_size", type=int, default=224, help="default 224")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--no-compile", action="store_true", help="do not measure torch.compile")
     parser.add_argument(
-        "--page_faults", action="store_true", help="leave malloc as it is on both sides"
+        "--page_faults", action="store_true", help="do not change malloc on either side"
     )
     args = parser.parse_args()
     if jax.default_backend() != "cpu":

@@ -187,7 +187,7 @@ def main() -> None:
     """Trains the runs that are not finished, and writes the report."""
     parser = common.parser(__doc__, rounds=1)
     parser.add_argument("--workdir", required=True, type=pathlib.Path)
-    parser.add_argument("--data_dir", default="", help="of the prepared cifar10")
+    parser.add_argument("--data_dir", default="", help="folder of the prepared cifar10")
     parser.add_argument("--seeds", type=int, default=1)
     args = parser.parse_args()
     runs: dict[str, list[Lines]] = {setting: [] for setting in SETTINGS}

@@ -101,7 +101,7 @@ def explain_flags(argv: collections.abc.Sequence[str], error: Exception) -> str:
 
 
 def load_module(path: str) -> tuple[types.ModuleType, tuple[str, ...]]:
-    """Runs a config file.
+    """Runs a Python file, such as a config.
 
     Args:
       path: "configs/x.py", or "configs/x.py:argument".
@@ -115,7 +115,7 @@ def load_module(path: str) -> tuple[types.ModuleType, tuple[str, ...]]:
     file, colon, argument = path.partition(":")
     location = pathlib.Path(file)
     if not location.is_file():
-        raise ValueError(f"There is no config file {file}.")
+        raise ValueError(f"There is no file {file}.")
     for folder in (str(location.resolve().parent.parent), str(location.resolve().parent)):
         if folder not in sys.path:  # configs import each other as `from configs import common`
             sys.path.append(folder)

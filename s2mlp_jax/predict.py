@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from s2mlp_jax.cli import ExitCode, Parser, command
 from s2mlp_jax.data.image_files import find_files
-from s2mlp_jax.model_options import add_model_options, load_model
 from s2mlp_jax.progress import plural
+from s2mlp_jax.saved.model_options import add_model_options, load_model
 from s2mlp_jax.saved.preprocessing import Preprocessing
 from s2mlp_jax.saved.pretrained import Pretrained, compiled
 
@@ -143,9 +143,13 @@ def _parser() -> Parser:
     add_model_options(parser)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="images, or folders of images")
     parser.add_argument("--format", default="table", choices=FORMATS)
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="classes to name")
+    parser.add_argument(
+        "--top", type=int, default=5, metavar="N", help="number of classes to print"
+    )
     parser.add_argument("--batch_size", type=int, default=64, metavar="N")
-    parser.add_argument("--num_threads", type=int, default=16, metavar="N", help="that decode")
+    parser.add_argument(
+        "--num_threads", type=int, default=16, metavar="N", help="threads that decode images"
+    )
     return parser
 
 

@@ -21,7 +21,7 @@ from s2mlp_jax.cli import ExitCode, Parser, command
 from s2mlp_jax.data import sources
 from s2mlp_jax.data.names import folder_of
 from s2mlp_jax.data.pipeline import eval_batches
-from s2mlp_jax.model_options import add_model_options, load_model
+from s2mlp_jax.saved.model_options import add_model_options, load_model
 from s2mlp_jax.saved.pretrained import Pretrained, compiled
 
 
@@ -86,19 +86,23 @@ def linear_probe(
 def _parser() -> Parser:
     parser = Parser(prog="python -m s2mlp_jax.probe", description=__doc__)
     add_model_options(parser)
-    parser.add_argument("data", metavar="DATASET", help="as config.data.name")
-    parser.add_argument("--train_split", default="train", metavar="SPLIT", help="to fit on")
+    parser.add_argument("data", metavar="DATASET", help="data set, as in config.data.name")
+    parser.add_argument(
+        "--train_split", default="train", metavar="SPLIT", help="split to fit on; default: train"
+    )
     parser.add_argument(
         "--eval_split",
         default="",
         metavar="SPLIT",
-        help="to judge by; val of a folder: by default, else test",
+        help="split to evaluate on; default: val of a folder, else test",
     )
-    parser.add_argument("--data_dir", default="", metavar="FOLDER", help="of prepared data sets")
+    parser.add_argument(
+        "--data_dir", default="", metavar="FOLDER", help="folder of prepared data sets"
+    )
     parser.add_argument("--neighbors", type=int, default=20, metavar="K")
     parser.add_argument("--inverse_penalty", type=float, default=1.0, metavar="C")
     parser.add_argument("--batch_size", type=int, default=256, metavar="N")
-    parser.add_argument("--output", default="", metavar="FILE", help="JSON")
+    parser.add_argument("--output", default="", metavar="FILE", help="JSON file for the results")
     return parser
 
 

@@ -124,7 +124,7 @@ def test_a_config_may_take_another_variant_and_still_override_fields() -> None:
 
 
 def test_no_such_file() -> None:
-    with pytest.raises(ValueError, match="no config file configs/nope.py"):
+    with pytest.raises(ValueError, match="no file configs/nope.py"):
         load_config("configs/nope.py")
 
 

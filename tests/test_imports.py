@@ -16,7 +16,7 @@ PACKAGE = ROOT / "s2mlp_jax"
 GROUND = {"checks", "cli", "lock", "progress", "rng"}
 CONFIG = GROUND | {"models", "data", "options"}
 SAVED = CONFIG | {"config"}
-USE = SAVED | {"saved", "model_options"}
+USE = SAVED | {"saved"}
 ROOMS = {
     **{room: set[str]() for room in GROUND},
     "models": GROUND,
@@ -24,7 +24,6 @@ ROOMS = {
     "options": GROUND | {"models", "data"},
     "config": CONFIG,
     "saved": SAVED,
-    "model_options": SAVED | {"saved"},
     "train": SAVED | {"saved"},
     **dict.fromkeys(("export", "predict", "probe"), USE),
     **dict.fromkeys(("sweep", "visualize"), USE | {"train"}),

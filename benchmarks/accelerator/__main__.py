@@ -120,12 +120,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--parts", default="", help=f"in this order; default {','.join(PARTS)}")
-    parser.add_argument("--seconds", type=float, default=600.0, help="in all; default 600")
+    parser.add_argument(
+        "--parts", default="", help=f"parts to measure, in order; default {','.join(PARTS)}"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=600.0, help="time limit of all parts; default 600"
+    )
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "results", metavar="FOLDER")
-    parser.add_argument("--batch_size", type=int, default=0, help="default 512, on a CPU 2")
-    parser.add_argument("--models", default="", help="of steps, torch and against")
-    parser.add_argument("--against", default="", metavar="FOLDER", help="other copies, for against")
+    parser.add_argument(
+        "--batch_size", type=int, default=0, help="images per step; default 512, on a CPU 2"
+    )
+    parser.add_argument(
+        "--models", default="", help="variants for the parts steps, torch and against"
+    )
+    parser.add_argument(
+        "--against",
+        default="",
+        metavar="FOLDER",
+        help="other copies of the source, for the part against",
+    )
     args = parser.parse_args()
     end = time.monotonic() + args.seconds
     parts, models, against = (

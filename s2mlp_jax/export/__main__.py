@@ -22,8 +22,8 @@ from s2mlp_jax.cli import ExitCode, Parser, command, parse_overrides
 from s2mlp_jax.export.export_model import FORMATS, export_model
 from s2mlp_jax.export.model_card import LICENSE
 from s2mlp_jax.export.timm_files import export_weights, import_weights
-from s2mlp_jax.model_options import add_checkpoint_options
 from s2mlp_jax.saved.arrays import flatten
+from s2mlp_jax.saved.model_options import add_checkpoint_options
 
 
 def _parser() -> Parser:
@@ -40,24 +40,33 @@ def _parser() -> Parser:
         "--image_size",
         type=int,
         metavar="PIXELS",
-        help="if not the size of training and the model takes any; of FILE, default 224",
+        help="image size; default: that of the training, for FILE 224",
     )
     parser.add_argument(
         "--images",
         default="",
         metavar="PATH",
-        help="image, or folder of images, to compare on; scikit-learn's by default",
+        help="image, or folder of images, for the comparison; default: two of scikit-learn's",
     )
     parser.add_argument(
-        "--license", default=LICENSE, metavar="NAME", help="of the weights, for the model card"
+        "--license",
+        default=LICENSE,
+        metavar="NAME",
+        help="license of the weights, for the model card",
     )
     timm = parser.add_argument_group("timm's weights")
     way = timm.add_mutually_exclusive_group()
-    way.add_argument("--from-torch", metavar="FILE", help="state dict to take over")
-    way.add_argument("--to-torch", metavar="MODEL_OR_FILE", help="weights to give back")
+    way.add_argument(
+        "--from-torch", metavar="FILE", help="state dict to convert to this package's format"
+    )
+    way.add_argument(
+        "--to-torch", metavar="MODEL_OR_FILE", help="weights to convert to PyTorch's names"
+    )
     timm.add_argument("--output", default="", metavar="FILE")
-    timm.add_argument("--model", default="", metavar="NAME", help="what FILE is of")
-    timm.add_argument("--num_classes", type=int, metavar="N", help="of FILE; default 1000")
+    timm.add_argument(
+        "--model", default="", metavar="NAME", help="model that the weights in FILE are of"
+    )
+    timm.add_argument("--num_classes", type=int, metavar="N", help="classes of FILE; default 1000")
     return parser
 
 

@@ -22,7 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Writes a report; returns the exit code."""
     parser = Parser(prog="python -m s2mlp_jax.report", description=__doc__)
     parser.add_argument("workdirs", nargs="+", metavar="WORKDIR")
-    parser.add_argument("--output", default="", help="folder; else `report` in the first workdir")
+    parser.add_argument(
+        "--output", default="", help="folder of the report; default: `report` in the first workdir"
+    )
     flags = parser.parse_args(arguments)
     if flags.workdirs == ["relations"]:
         try:

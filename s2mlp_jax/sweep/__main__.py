@@ -33,22 +33,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         epilog="--config.FIELD=VALUE changes a field in all runs.",
     )
-    parser.add_argument("--config", required=True, help="a config with sweep()")
+    parser.add_argument("--config", required=True, help="config file with a function sweep()")
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N - 1")
-    parser.add_argument("--only", default="", metavar="A,B", help="these settings alone")
-    parser.add_argument("--shard", default="0/1", metavar="I/N", help="part I of N, from 0")
+    parser.add_argument("--only", default="", metavar="A,B", help="run only these settings")
+    parser.add_argument(
+        "--shard", default="0/1", metavar="I/N", help="run only part I of N parts; I begins at 0"
+    )
     parser.add_argument(
         "--vectorize",
         choices=["auto", "on", "off"],
         default="auto",
-        help="train runs of the same shapes as one program; auto: if that is quicker",
+        help="train runs of equal shapes as one program; auto: if that is faster",
     )
-    parser.add_argument("--list", action="store_true", help="say what would run, and its cost")
+    parser.add_argument("--list", action="store_true", help="only list the runs and their cost")
     parser.add_argument(
         "--measure",
         action="store_true",
-        help="train nothing: measure the settings' speed and memory side by side, for the report",
+        help="only measure speed and memory of the settings, for the report",
     )
     flags, rest = parser.parse_known_args(arguments)
     logging.set_verbosity(logging.ERROR)

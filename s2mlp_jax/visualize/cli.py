@@ -19,8 +19,8 @@ from absl import logging
 
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.cli import ExitCode, Parser, command
-from s2mlp_jax.model_options import add_import_option
 from s2mlp_jax.models import BORDERS, list_models
+from s2mlp_jax.saved.model_options import add_import_option
 from s2mlp_jax.visualize.augmentations import augment, load_images
 from s2mlp_jax.visualize.block_features import features
 from s2mlp_jax.visualize.canvas import check_output, save
@@ -73,7 +73,9 @@ def _parser() -> Parser:
     new = add("shift", _draw_shift, "a shift pattern: arrows, kernels, borders")
     new.add_argument("pattern", nargs="?", default="all", help="a, ..., right+stay; all by default")
     new.add_argument("--border", default="keep", help=", ".join(BORDERS))
-    new.add_argument("--channels", type=int, default=768, help="channels that are cut into groups")
+    new.add_argument(
+        "--channels", type=int, default=768, help="number of channels that are divided into groups"
+    )
 
     new = add(
         "receptive-field", _draw_receptive_field, "what the centre token sees, block by block"
@@ -81,14 +83,16 @@ def _parser() -> Parser:
     new.add_argument("--model", default="s2mlp_wide", help=", ".join(list_models()))
     new.add_argument("--shift", help="shift pattern; default: the model's own")
     new.add_argument("--border", help="border; default: the model's own")
-    new.add_argument("--depth", type=int, help="blocks; default: the model's own")
-    new.add_argument("--dim", type=int, help="channels; default: the model's own")
+    new.add_argument("--depth", type=int, help="number of blocks; default: the model's own")
+    new.add_argument("--dim", type=int, help="number of channels; default: the model's own")
     new.add_argument("--grid", type=int, help="tokens per side; default: 14, or the run's own")
-    new.add_argument("--seed", type=int, default=0, help="of weights and noise")
+    new.add_argument("--seed", type=int, default=0, help="seed of weights and noise")
     add_run(new, required=False)
 
     new = add("augment", _draw_augment, "what training does to images, one row per operation")
-    new.add_argument("--images", default="", metavar="FOLDER", help="else two photographs")
+    new.add_argument(
+        "--images", default="", metavar="FOLDER", help="folder of images; default: two photographs"
+    )
     new.add_argument(
         "--config", default="configs/s2mlp_wide.py", help="config whose recipe is drawn"
     )
@@ -96,10 +100,14 @@ def _parser() -> Parser:
 
     new = add("features", _draw_features, "what the blocks make of one image")
     add_run(new, required=False)
-    new.add_argument("--config", default="", help="whose untrained model, without a --workdir")
+    new.add_argument(
+        "--config", default="", help="config of an untrained model, instead of --workdir"
+    )
     which = new.add_mutually_exclusive_group()
     which.add_argument("--image", default="", metavar="FILE", help="an image of your own")
-    which.add_argument("--index", type=int, default=0, help="of the evaluation split")
+    which.add_argument(
+        "--index", type=int, default=0, help="index of an image in the evaluation split"
+    )
 
     new = add("confusion", _draw_confusion, "which classes a checkpoint takes for which")
     add_run(new, required=True)

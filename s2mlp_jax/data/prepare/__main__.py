@@ -97,21 +97,48 @@ def prepare(arguments: argparse.Namespace) -> None:
 def _parser() -> Parser:
     parser = Parser(prog="python -m s2mlp_jax.data.prepare", description=__doc__)
     add = parser.add_argument
-    add("name", help="of the data set to prepare")
-    add("--data_dir", default="", help="prepared data; $TFDS_DATA_DIR or ~/tensorflow_datasets")
-    add("--manual_dir", type=pathlib.Path, help="files that were fetched by hand")
-    add("--download", action="store_true", help="lets TFDS use the network")
-    add("--allow_other_tars", action="store_true", help="admits tars unlike the official ones")
-    add("--short_side", type=int, default=0, metavar="PIXELS", help="reduce larger images to it")
+    add("name", help="name of the data set")
+    add(
+        "--data_dir",
+        default="",
+        help="folder of prepared data; default: $TFDS_DATA_DIR or ~/tensorflow_datasets",
+    )
+    add("--manual_dir", type=pathlib.Path, help="folder of files that were downloaded by hand")
+    add("--download", action="store_true", help="allow TFDS to use the network")
+    add(
+        "--allow_other_tars",
+        action="store_true",
+        help="accept archives that differ from the official ones",
+    )
+    add(
+        "--short_side",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="reduce larger images to this short side",
+    )
     add(
         "--quality",
         type=int,
         default=JPEG_QUALITY,
-        help="of JPEGs written with --short_side; default %(default)s",
+        help="JPEG quality with --short_side; default %(default)s",
     )
-    add("--wnids", type=pathlib.Path, metavar="FILE", help="classes of a subset, one per line")
-    add("--source", default="imagenet2012", help="that a subset is made of; default %(default)s")
-    add("--allow_other_counts", action="store_true", help="admits a subset of other tars")
+    add(
+        "--wnids",
+        type=pathlib.Path,
+        metavar="FILE",
+        help="file with the classes of a subset, one per line",
+    )
+    add(
+        "--source",
+        default="imagenet2012",
+        help="data set that a subset is taken from; default %(default)s",
+    )
+    add(
+        "--allow_other_counts",
+        action="store_true",
+        help="accept a subset with other counts, from other archives",
+    )
     return parser
 
 

@@ -11,10 +11,13 @@ from s2mlp_jax.saved.pretrained import WHICH, Pretrained, load
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     """Adds --checkpoint and --weights, which select the weights of a run, and --import."""
     parser.add_argument(
-        "--checkpoint", default="", metavar="STEP", help="of a run: latest (default), best, a step"
+        "--checkpoint",
+        default="",
+        metavar="STEP",
+        help="checkpoint of a run: latest (default), best, or a step",
     )
     parser.add_argument(
-        "--weights", default=WHICH[0], choices=WHICH, help="of a run: their average, or the last"
+        "--weights", default=WHICH[0], choices=WHICH, help="weights of a run: average, or last"
     )
     add_import_option(parser)
 
@@ -49,10 +52,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--image_size",
         type=int,
         metavar="PIXELS",
-        help="if not the size of training and the model takes any",
+        help="image size; default: that of the training",
     )
     parser.add_argument(
-        "--dtype", choices=DTYPES, help="compute dtype; default: that of the evaluation"
+        "--dtype", choices=DTYPES, help="dtype of the computation; default: that of the evaluation"
     )
     add_checkpoint_options(parser)
 
