@@ -13,6 +13,7 @@ import typing
 import ml_collections
 from flax import traverse_util
 
+from s2mlp_jax.checks import FieldError, rules, shown
 from s2mlp_jax.cli import parse_overrides
 from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.models.variants import get_variant
@@ -144,10 +145,12 @@ def _set_field(config: ml_collections.ConfigDict, field: str, value: typing.Any)
         node = node[part]
     _check_field(node, leaf, field)
     try:
+        if type(value) is bool and node.get_type(leaf) is float:
+            raise TypeError  # ml_collections would make 1.0 of True
         node[leaf] = value
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         kind = node.get_type(leaf).__name__
-        raise ValueError(f"config.{field} is of type {kind}, got {value!r}.") from error
+        raise ValueError(f"config.{field} is of type {kind}, got {shown(value)}.") from error
 
 
 def _check_field(node: ml_collections.ConfigDict, part: str, field: str) -> None:
@@ -163,6 +166,9 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       ValueError: a value that is not allowed; the message names the field and the choices.
     """
     config = config.copy_and_resolve_references()
+    for group in ("model", "data"):
+        if not isinstance(config.get(group), ml_collections.ConfigDict):
+            raise ValueError(f"config.{group} is not a group of fields: {config.get(group)!r}.")
     # Runs of earlier versions lack later fields: they get the variant's values.
     given = config.model.to_dict()
     variant = _variant({name: value for name, value in given.items() if value is not None})
@@ -181,7 +187,13 @@ def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def _variant(model: collections.abc.Mapping[str, typing.Any]) -> Variant:
     """Returns the architecture of a config's group `model`, the name and the fields."""
     fields = dict(model)
-    return get_variant(fields.pop("name"), **fields)
+    name = fields.pop("name", None)
+    if wrong := rules(ModelOptions)["name"].wrong(name):
+        raise ValueError(f"model.name {wrong}")
+    try:
+        return get_variant(name, **fields)
+    except FieldError as error:
+        raise ValueError(f"model.{error}") from None
 
 
 def to_options(config: ml_collections.ConfigDict) -> Options:
@@ -206,14 +218,17 @@ def _typed(node: ml_collections.ConfigDict, name: str, kind: typing.Any, field: 
         kinds = typing.get_type_hints(kind)
         parts = {part: _typed(value, part, kinds[part], f"{field}.{part}") for part in kinds}
         return typing.cast(type, kind)(**parts)
-    if kind is float and type(value) is int:
-        return float(value)
-    if kind == tuple[float, ...] and isinstance(value, tuple | list):
-        if all(type(x) in (int, float) for x in value):
-            return tuple(map(float, value))
-    elif type(value) is kind:  # not isinstance: True is not an int here
-        return value
-    raise ValueError(f"config.{field} is of type {kind.__name__}, got {value!r}.")
+    try:
+        if kind is float and type(value) is int:
+            return float(value)
+        if kind == tuple[float, ...] and isinstance(value, tuple | list):
+            if all(type(x) in (int, float) for x in value):
+                return tuple(map(float, value))
+        elif type(value) is kind:  # not isinstance: True is not an int here
+            return value
+    except OverflowError:  # an integer of over 308 digits
+        pass
+    raise ValueError(f"config.{field} is of type {kind.__name__}, got {shown(value)}.")
 
 
 def that_alter_numbers(

@@ -5,23 +5,32 @@ those of training are defined here, as `config` must not import `train`.
 """
 
 import dataclasses
+from typing import Annotated
 
 import jax.numpy as jnp
 
-from s2mlp_jax.checks import check_choices, check_positive, check_range
+from s2mlp_jax.checks import Choices, Range, Text, check_fields
 from s2mlp_jax.data.on_device import Augmentation
 from s2mlp_jax.data.options import DataOptions
 from s2mlp_jax.models import Model, build
 from s2mlp_jax.models.variant import Variant
+from s2mlp_jax.models.variants import VARIANTS
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+# Images per batch, steps (JAX counts them in 32 bits), epochs between two events, and rates: the
+# upper ends are far above what is of use, and below what hangs or takes all memory.
+_Images = Annotated[int, Range("[1, 2^20]")]
+_Steps = Annotated[int, Range("[0, 2^31)")]
+_Interval = Annotated[float, Range("[1e-6, 1e6]")]
+_Rate = Annotated[float, Range("[0, 100]")]
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
     """The group `model`: the variant's name, and its architecture with all fields filled in."""
 
-    name: str
+    name: Annotated[str, Choices(VARIANTS)]
     variant: Variant
 
 
@@ -41,25 +50,20 @@ class TrainOptions:
       shard_state: whether weights, optimizer state and average are sharded over the devices.
     """
 
-    batch_size: int
-    accumulation_steps: int
-    epochs: float
-    steps: int
-    label_smoothing: float
-    ema_decay: float
-    dtype: str
+    batch_size: _Images
+    accumulation_steps: _Images
+    epochs: Annotated[float, Range("[0, 1e6]")]
+    steps: _Steps
+    label_smoothing: Annotated[float, Range("[0, 1)")]
+    ema_decay: Annotated[float, Range("[0, 1)")]
+    dtype: Annotated[str, Choices(DTYPES)]
     remat: bool
     shard_state: bool
 
     def __post_init__(self) -> None:
-        check_choices("train.", self, dtype=DTYPES)
-        check_positive("train.", self, "batch_size", "accumulation_steps")
-        check_range("train.", self, "[0, 1)", "label_smoothing", "ema_decay")
-        if self.steps < 0 or (self.steps == 0 and not self.epochs > 0):
-            raise ValueError(
-                "train.steps or train.epochs must be greater than 0, "
-                f"got {self.steps} and {self.epochs}."
-            )
+        check_fields("train.", self)
+        if self.steps == 0 and self.epochs == 0:
+            raise ValueError("train.steps or train.epochs must be greater than 0, both are 0.")
         if self.batch_size % self.accumulation_steps:
             raise ValueError(
                 f"train.accumulation_steps {self.accumulation_steps} does not divide "
@@ -87,54 +91,53 @@ class OptimizerOptions:
       layer_decay: factor on the rate per layer, from the head down; 1 for equal rates.
     """
 
-    learning_rate: float
-    reference_batch_size: int
-    warmup_epochs: float
-    warmup_learning_rate: float
-    final_learning_rate: float
-    weight_decay: float
-    beta1: float
-    beta2: float
-    eps: float
-    grad_clip_norm: float
-    layer_decay: float
+    learning_rate: _Rate
+    reference_batch_size: Annotated[int, Range("[0, 2^32)")]
+    warmup_epochs: Annotated[float, Range("[0, 1e6]")]
+    warmup_learning_rate: _Rate
+    final_learning_rate: _Rate
+    weight_decay: _Rate
+    beta1: Annotated[float, Range("[0, 1)")]
+    beta2: Annotated[float, Range("[0, 1)")]
+    eps: Annotated[float, Range("[1e-30, 1]")]  # with 0, a gradient of 0 makes weights NaN
+    grad_clip_norm: Annotated[float, Range("[0, 1e9]")]
+    layer_decay: Annotated[float, Range("(0, 1]")]
 
     def __post_init__(self) -> None:
-        check_range("optimizer.", self, "[0, 2^32)", "reference_batch_size", "warmup_epochs")
-        check_range("optimizer.", self, "(0, 1]", "layer_decay")
+        check_fields("optimizer.", self)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalOptions:
     """The group `eval`: how often to evaluate, and the batch size."""
 
-    every_epochs: float
-    batch_size: int
+    every_epochs: _Interval
+    batch_size: _Images
 
     def __post_init__(self) -> None:
-        check_positive("eval.", self, "every_epochs", "batch_size")
+        check_fields("eval.", self)
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointOptions:
     """The group `checkpoint`: how often to save, and how many to keep besides the best."""
 
-    every_epochs: float
-    keep: int
+    every_epochs: _Interval
+    keep: Annotated[int, Range("[1, 1e6]")]
 
     def __post_init__(self) -> None:
-        check_positive("checkpoint.", self, "every_epochs", "keep")
+        check_fields("checkpoint.", self)
 
 
 @dataclasses.dataclass(frozen=True)
 class LogOptions:
     """The group `log`: steps between two lines, and whether to write TensorBoard files."""
 
-    every_steps: int
+    every_steps: Annotated[int, Range("[1, 2^31)")]
     tensorboard: bool
 
     def __post_init__(self) -> None:
-        check_positive("log.", self, "every_steps")
+        check_fields("log.", self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,9 +154,9 @@ class Options:
     """
 
     model: ModelOptions
-    seed: int
-    init_from: str
-    freeze: str
+    seed: Annotated[int, Range("[0, 2^32)")]
+    init_from: Annotated[str, Text()]
+    freeze: Annotated[str, Text()]
     data: DataOptions
     augment: Augmentation
     train: TrainOptions
@@ -163,11 +166,16 @@ class Options:
     log: LogOptions
 
     def __post_init__(self) -> None:
-        check_range("", self, "[0, 2^32)", "seed")
+        check_fields("", self)
         try:
             self.model.variant.grids(self.data.image_size)
         except ValueError as error:
             raise ValueError(f"data.{error}") from None
+        if self.data.repeats > self.train.batch_size:
+            raise ValueError(
+                f"data.repeats {self.data.repeats}, the views of an image in a batch, is greater "
+                f"than train.batch_size {self.train.batch_size}."
+            )
         if self.augment.mixes and self.train.images_per_part % 2:
             raise ValueError(
                 "Mixup and cutmix pair the images, so train.batch_size / train.accumulation_steps "
@@ -181,6 +189,17 @@ class Options:
         return build(self.model.variant, num_classes, DTYPES[train.dtype], train.remat)
 
     def count_steps(self, train_images: int) -> tuple[int, float]:
-        """Returns the steps of the whole run, and the steps per epoch, not rounded."""
-        steps_per_epoch = train_images / self.train.batch_size
-        return self.train.steps or round(self.train.epochs * steps_per_epoch), steps_per_epoch
+        """Returns the steps of the whole run, and the steps per epoch, not rounded.
+
+        Raises:
+          ValueError: the epochs are less than a step, or more steps than are counted.
+        """
+        train = self.train
+        steps_per_epoch = train_images / train.batch_size
+        steps = train.steps or round(train.epochs * steps_per_epoch)
+        if not 0 < steps < 2**31:
+            raise ValueError(
+                f"train.epochs {train.epochs} of {train_images:,} images, in batches of "
+                f"train.batch_size {train.batch_size}, is {steps} steps. A run has 1 to 2^31 - 1."
+            )
+        return steps, steps_per_epoch

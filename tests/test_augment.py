@@ -263,8 +263,12 @@ def test_a_step_augments_the_same_on_any_number_of_devices() -> None:
     [
         ("augment.erasing_prob", 1.5, "augment.erasing_prob must be in [0, 1], got 1.5"),
         ("augment.randaugment_magnitude", 11.0, "must be in [0, 10]"),
-        ("augment.erasing_area_max", 0.01, "the areas in order"),
-        ("data.repeats", 0, "data.repeats must be greater than 0"),
+        (
+            "augment.erasing_area_max",
+            0.01,
+            "erasing_area_min 0.02 is greater than augment.erasing_area_max",
+        ),
+        ("data.repeats", 0, "data.repeats must be in [1, 2^20], got 0"),
     ],
 )
 def test_bad_fields_are_named(field: str, value: float, message: str) -> None:

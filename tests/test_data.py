@@ -278,7 +278,7 @@ def test_turned_images(degrees: int, decoder: str, tmp_path: pathlib.Path) -> No
     how = Preprocessing(16, 0.8, "bicubic", (0.5,) * 3, (0.5,) * 3, rotate=degrees)
     expected = eval_view(np.rot90(pixels, degrees // 90), dataclasses.replace(how, rotate=0).crops)
     np.testing.assert_array_equal(how.pixels(pixels), expected)
-    with pytest.raises(ValueError, match="data.rotate 45. Allowed are 0, 90, 180, 270"):
+    with pytest.raises(ValueError, match="data.rotate 45 is unknown. Allowed are 0, 90, 180, 270"):
         crops(rotate=45)
 
 

@@ -340,7 +340,7 @@ def test_drop_path_only_acts_in_training() -> None:
         ("s2mlp_wid", {}, "Allowed are s2mlp_wide.*Did you mean 's2mlp_wide'"),
         ("s2mlp_wide", {"width": 3}, "no field 'width'. Its fields are depth, dim"),
         ("s2mlp_wide", {"depth": "3"}, "depth must be of type int, got '3' of type str"),
-        ("s2mlp_wide", {"depth": 0}, "depth must be at least 1"),
+        ("s2mlp_wide", {"depth": 0}, r"depth must be in \[1, 1000\], got 0"),
         ("s2mlp_wide", {"shift": "z"}, "Unknown shift pattern 'z'"),
         ("s2mlp_wide", {"border": "z"}, "Allowed are keep, zero, circular"),
         ("s2mlp_wide", {"norm": "z"}, "Allowed are layer_norm, affine"),

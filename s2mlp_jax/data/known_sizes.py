@@ -38,7 +38,7 @@ def count_images(name: str, split: str, sizes: Mapping[str, int]) -> int:
       sizes: split -> number of its images.
 
     Raises:
-      ValueError: the data set has no such split.
+      ValueError: the data set has no such split, or no image is in it.
     """
     infos = {
         part: tfds.core.SplitInfo(name=part, shard_lengths=[size], num_bytes=0)
@@ -50,10 +50,13 @@ def count_images(name: str, split: str, sizes: Mapping[str, int]) -> int:
         raise ValueError(
             f"Data set {name!r} has no split {split!r}. It has {', '.join(sizes)}."
         ) from error
-    return sum(
+    count = sum(
         (sizes[piece.splitname] if piece.to is None else piece.to) - (piece.from_ or 0)
         for piece in pieces
     )
+    if count < 1:
+        raise ValueError(f"The split {split!r} of {name} is empty.")
+    return count
 
 
 def placeholder_split(name: str, split: str) -> Split | None:

@@ -3,16 +3,20 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from s2mlp_jax.checks import Range, check_fields
 from s2mlp_jax.data.randaugment import MAX_LEVEL, rand_augment
 from s2mlp_jax.rng import stream_key
 
 # Rectangles drawn per image for random erasing; the first that fits into the image is used.
 _ERASING_TRIES = 10
+
+_Probability = Annotated[float, Range("[0, 1]")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,30 +41,25 @@ class Augmentation:
       ValueError: at construction, if a field's value is not allowed.
     """
 
-    randaugment_ops: int
-    randaugment_magnitude: float
-    randaugment_magnitude_std: float
-    randaugment_prob: float
-    erasing_prob: float
-    erasing_area_min: float
-    erasing_area_max: float
-    erasing_aspect_min: float
-    mixup_alpha: float
-    cutmix_alpha: float
-    mix_prob: float
-    mix_switch_prob: float
+    randaugment_ops: Annotated[int, Range("[0, 100]")]
+    randaugment_magnitude: Annotated[float, Range(f"[0, {MAX_LEVEL:g}]")]
+    randaugment_magnitude_std: Annotated[float, Range("[0, 100]")]
+    randaugment_prob: _Probability
+    erasing_prob: _Probability
+    erasing_area_min: Annotated[float, Range("(0, 1]")]
+    erasing_area_max: Annotated[float, Range("(0, 1]")]
+    erasing_aspect_min: Annotated[float, Range("[0.001, 1]")]
+    mixup_alpha: Annotated[float, Range("[0, 1000]")]
+    cutmix_alpha: Annotated[float, Range("[0, 1000]")]
+    mix_prob: _Probability
+    mix_switch_prob: _Probability
 
     def __post_init__(self) -> None:
-        top = {"randaugment_magnitude": MAX_LEVEL, "randaugment_ops": 100}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            high = top.get(field.name, math.inf if field.name.endswith(("_std", "_alpha")) else 1)
-            if not 0 <= value <= high:
-                raise ValueError(f"augment.{field.name} must be in [0, {high:g}], got {value}.")
-        if not 0 < self.erasing_area_min <= self.erasing_area_max or self.erasing_aspect_min == 0:
+        check_fields("augment.", self)
+        if self.erasing_area_min > self.erasing_area_max:
             raise ValueError(
-                "augment.erasing_area_min, erasing_area_max and erasing_aspect_min must be "
-                "greater than 0, and the areas in order."
+                f"augment.erasing_area_min {self.erasing_area_min} is greater than "
+                f"augment.erasing_area_max {self.erasing_area_max}."
             )
 
     def only(self, **on: float) -> "Augmentation":

@@ -1,8 +1,9 @@
 """The group `data` of a config: the images, and how batches are made of them."""
 
 import dataclasses
+from typing import Annotated
 
-from s2mlp_jax.checks import check_choices, check_positive, check_range
+from s2mlp_jax.checks import Choices, Range, Text
 from s2mlp_jax.data.views import ON_CORRUPT, Crops
 
 
@@ -27,24 +28,26 @@ class DataOptions(Crops):
       ValueError: at construction, if a field's value is not allowed.
     """
 
-    name: str
-    train_split: str
-    eval_split: str
-    data_dir: str
+    name: Annotated[str, Text(may_be_empty=False)]
+    train_split: Annotated[str, Text(may_be_empty=False)]
+    eval_split: Annotated[str, Text(may_be_empty=False)]
+    data_dir: Annotated[str, Text()]
     download: bool
     cache: bool
-    channels: int
-    repeats: int
-    on_corrupt: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    num_threads: int
-    prefetch: int
+    channels: Annotated[int, Choices((0, 1, 3))]
+    repeats: Annotated[int, Range("[1, 2^20]")]
+    on_corrupt: Annotated[str, Choices(ON_CORRUPT)]
+    mean: Annotated[tuple[float, ...], Range("[0, 1]")]
+    std: Annotated[tuple[float, ...], Range("[0.001, 1000]")]
+    num_threads: Annotated[int, Range("[0, 1024]")]
+    prefetch: Annotated[int, Range("[1, 1024]")]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choices("data.", self, channels=(0, 1, 3), on_corrupt=ON_CORRUPT)
-        check_positive("data.", self, "prefetch", "repeats", "std")
-        check_range("data.", self, "[0, 2^32)", "num_threads")
         if len(self.mean) != len(self.std):
             raise ValueError(f"data.mean {self.mean} and data.std {self.std} differ in length.")
+        if len(self.mean) not in (1, 3):
+            raise ValueError(
+                f"data.mean {self.mean} and data.std {self.std} must have one value per channel: "
+                "1 for grey images, 3 for colour."
+            )

@@ -155,6 +155,8 @@ def _open_prepared(name: str, split: str, data_dir: str) -> Split:
         raise ValueError(
             f"Data set {name!r} has no split {split!r}. It has {', '.join(info.splits)}."
         ) from error
+    if info.splits[split].num_examples < 1:
+        raise ValueError(f"The split {split!r} of {name} is empty.")
     channels = info.features[image_key].shape[-1] or 3
     label = info.features[label_key]
     title = f"{info.full_name} {split}"
@@ -194,7 +196,18 @@ def open_builder(name: str, data_dir: str = "") -> tfds.core.DatasetBuilder:
 
 
 def find(name: str, directory: epath.Path) -> tfds.core.DatasetBuilder | None:
-    """Returns the builder of a data set's files, or None if it is not prepared."""
+    """Returns the builder of a data set's files, or None if it is not prepared.
+
+    Raises:
+      ValueError: TFDS cannot have a data set of that name.
+    """
+    try:
+        tfds.core.naming.parse_builder_name_kwargs(name)
+    except ValueError:  # its message has a dozen lines
+        raise ValueError(
+            f"Data set {name!r}: a name has the form NAME, NAME/CONFIG or NAME:VERSION, in "
+            "letters, digits and _."
+        ) from None
     try:
         return tfds.core.read_only_builder.builder_from_files(name, data_dir=str(directory))
     except tfds.core.registered.DatasetNotFoundError:

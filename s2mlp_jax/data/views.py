@@ -7,11 +7,12 @@ import pathlib
 import random
 import typing
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
 
-from s2mlp_jax.checks import check_choices, check_positive, check_range
+from s2mlp_jax.checks import Choices, Range, check_fields
 from s2mlp_jax.data import jpeg, turbo
 
 CROPS: tuple[str, ...] = ("random_resized", "pad", "resize")
@@ -53,29 +54,18 @@ class Crops:
       ValueError: at construction, if a field's value is not allowed or a library is not installed.
     """
 
-    image_size: int
-    train_crop: str
-    crop_area_min: float
-    crop_padding: int
-    flip: float
-    eval_crop_ratio: float
-    interpolation: str
-    decoder: str
-    rotate: int = 0
+    image_size: Annotated[int, Range("[1, 8192]")]
+    train_crop: Annotated[str, Choices(CROPS)]
+    crop_area_min: Annotated[float, Range("(0, 1]")]
+    crop_padding: Annotated[int, Range("[0, 1024]")]
+    flip: Annotated[float, Range("[0, 1]")]
+    eval_crop_ratio: Annotated[float, Range("[0.1, 1]")]
+    interpolation: Annotated[str, Choices(INTERPOLATIONS)]
+    decoder: Annotated[str, Choices(DECODERS)]
+    rotate: Annotated[int, Choices(ROTATIONS)] = 0
 
     def __post_init__(self) -> None:
-        check_choices(
-            "data.",
-            self,
-            train_crop=CROPS,
-            interpolation=INTERPOLATIONS,
-            decoder=DECODERS,
-            rotate=ROTATIONS,
-        )
-        check_positive("data.", self, "image_size")
-        check_range("data.", self, "(0, 1]", "crop_area_min", "eval_crop_ratio")
-        check_range("data.", self, "[0, 1]", "flip")
-        check_range("data.", self, "[0, inf)", "crop_padding")
+        check_fields("data.", self)
         if self.decoder == "turbo" and turbo.MISSING:
             raise ValueError(
                 f"data.decoder 'turbo' needs what is not installed here: {turbo.MISSING}. "

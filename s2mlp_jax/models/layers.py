@@ -20,6 +20,7 @@ Dtype = typing.Any
 Initializer = Callable[..., jax.Array]
 
 NORMS: tuple[str, ...] = ("layer_norm", "affine", "group_norm")
+DROP_PATH_RULES: tuple[str, ...] = ("linear", "constant")
 
 # The deviation from which DeiT and its followers, S²-MLP among them, draw linear layers.
 INIT_STD = 0.02
@@ -209,14 +210,11 @@ class ChannelMLP(nn.Module):
 def drop_path_rates(rate: float, depth: int, rule: str) -> list[float]:
     """The drop-path rate of every block: "linear" from 0 to `rate` over depth, or "constant".
 
-    Raises:
-      ValueError: for another rule.
+    `rule` is one of `DROP_PATH_RULES`.
     """
     if rule == "constant":
         return [rate] * depth
-    if rule == "linear":
-        return [rate * i / max(depth - 1, 1) for i in range(depth)]
-    raise ValueError(f"Unknown drop_path_rule {rule!r}. Allowed are linear, constant.")
+    return [rate * i / max(depth - 1, 1) for i in range(depth)]
 
 
 def drop_path(rate: float) -> nn.Dropout:

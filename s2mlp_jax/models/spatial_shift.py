@@ -91,7 +91,10 @@ def check_pattern(pattern: str, channels: int, fraction: float = 1.0) -> None:
     """
     if not 0.0 < fraction <= 1.0:
         raise ValueError(f"shift_fraction must be in (0, 1], got {fraction}.")
-    group_sizes(moved_channels(channels, fraction), len(parse_pattern(pattern)))
+    moved, groups = moved_channels(channels, fraction), len(parse_pattern(pattern))
+    if moved < groups:
+        part = f": shift_fraction {fraction} of {channels}" if fraction < 1 else ""
+        raise ValueError(f"{moved} channels cannot be cut into {groups} shift groups{part}.")
 
 
 def moved_channels(channels: int, fraction: float) -> int:

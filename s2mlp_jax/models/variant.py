@@ -4,13 +4,14 @@ import dataclasses
 import math
 import typing
 from collections.abc import Mapping
+from typing import Annotated
 
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
-from s2mlp_jax.checks import check_choices, check_range
+from s2mlp_jax.checks import Choices, FieldError, Range, Text, check_fields
 from s2mlp_jax.models import mixers
-from s2mlp_jax.models.layers import INITS, NORMS, Dtype, drop_path_rates
+from s2mlp_jax.models.layers import DROP_PATH_RULES, INITS, NORMS, Dtype
 from s2mlp_jax.models.mixers import MIXERS, TokenMixer
 
 _Mixer = typing.TypeVar("_Mixer", bound=TokenMixer)
@@ -21,15 +22,10 @@ NOT_RESNET = (
     *("downsample", "pool", "position"),
 )
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "skeleton": ("metaformer", "resnet"),
-    "norm": NORMS,
-    "norm_position": ("post", "pre"),
-    "downsample": ("embed", "merge"),
-    "pool": ("mean", "class_token"),
-    "position": ("none", "learned"),
-    "init": tuple(INITS),
-}
+# The upper ends are far above any model's, and below what hangs or takes all memory.
+_Blocks = Range("[1, 1000]")
+_Channels = Range("[1, 16384]")
+_Scale = Annotated[float, Range("[0, 100]")]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,53 +39,53 @@ class Variant:
       ValueError: at construction, if a field's value is not allowed.
     """
 
-    depth: int  # blocks, N in the paper; in a pyramid, of the first stage
-    dim: int  # channels, c; in a pyramid, of the first stage
-    later_depths: tuple[int, ...] = ()  # pyramids: blocks of each later stage
-    later_dims: tuple[int, ...] = ()  # and channels; each halves the sides of the grid
-    expansion: int = 4  # hidden width of the channel MLP over dim, r
-    patch_size: int = 16  # pixels, p
+    depth: Annotated[int, _Blocks]  # blocks, N in the paper; in a pyramid, of the first stage
+    dim: Annotated[int, _Channels]  # channels, c; in a pyramid, of the first stage
+    later_depths: Annotated[tuple[int, ...], _Blocks] = ()  # pyramids: blocks of each later stage
+    later_dims: Annotated[tuple[int, ...], _Channels] = ()  # and channels; each halves the grid
+    expansion: Annotated[int, Range("[1, 64]")] = 4  # hidden width of the channel MLP over dim, r
+    patch_size: Annotated[int, Range("[1, 8192]")] = 16  # pixels, p
 
     # The token mixer, a key of mixers.MIXERS, and values of mixer fields; a field that is missing
     # has the default of the mixer's class.
-    mixer: str = "shift"
+    mixer: Annotated[str, Text()] = "shift"
     mixer_fields: Mapping[str, typing.Any] = FrozenDict()
 
     # The skeleton around it: metaformer (blocks of token mixer and channel MLP), or resnet.
-    skeleton: str = "metaformer"
-    norm: str = "layer_norm"  # or affine (ResMLP's), as in the deep variant; group_norm
-    norm_position: str = "post"  # x + norm(f(x)), Figure 1; or pre, x + f(norm(x))
-    norm_eps: float = 1e-5  # (open) of layer_norm and group_norm
-    affine_init: float = 1e-6  # (open) initial scale of affine at the end of a branch
-    layer_scale: float = 0.0  # initial scale of each channel at the end of a branch; 0: none
+    skeleton: Annotated[str, Choices(("metaformer", "resnet"))] = "metaformer"
+    # or affine (ResMLP's), as in the deep variant; group_norm
+    norm: Annotated[str, Choices(NORMS)] = "layer_norm"
+    # x + norm(f(x)), Figure 1; or pre, x + f(norm(x))
+    norm_position: Annotated[str, Choices(("post", "pre"))] = "post"
+    norm_eps: Annotated[float, Range("[1e-30, 1]")] = 1e-5  # (open) of layer_norm and group_norm
+    affine_init: _Scale = 1e-6  # (open) initial scale of affine at the end of a branch
+    layer_scale: _Scale = 0.0  # initial scale of each channel at the end of a branch; 0: none
     embed_norm: bool = True  # a norm after the patch embedding, section 3.2
     final_norm: bool = False  # a norm before pooling
-    downsample: str = "embed"  # between stages: embed patches of 2x2; or merge, a norm first
-    pool: str = "mean"  # over tokens; or class_token, an additional one
-    position: str = "none"  # or learned: an embedding is added to the tokens
-    init: str = "normal"  # (open) of the weights: a key of layers.INITS
-    drop_path: float = 0.1  # (open) DeiT's rate
-    drop_path_rule: str = "linear"  # (open) linear in depth, or constant
+    # between stages: embed patches of 2x2; or merge, a norm first
+    downsample: Annotated[str, Choices(("embed", "merge"))] = "embed"
+    # over tokens; or class_token, an additional one
+    pool: Annotated[str, Choices(("mean", "class_token"))] = "mean"
+    # or learned: an embedding is added to the tokens
+    position: Annotated[str, Choices(("none", "learned"))] = "none"
+    init: Annotated[str, Choices(INITS)] = "normal"  # (open) of the weights
+    drop_path: Annotated[float, Range("[0, 1)")] = 0.1  # (open) DeiT's rate
+    # (open) linear in depth, or constant
+    drop_path_rule: Annotated[str, Choices(DROP_PATH_RULES)] = "linear"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mixer_fields", FrozenDict(self.mixer_fields))
-        check_choices("", self, **_CHOICES)
-        for name in ("depth", "dim", "expansion", "patch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        later = (*self.later_depths, *self.later_dims)
-        if not all(type(number) is int and number > 0 for number in later):
-            raise ValueError(
-                "later_depths and later_dims must hold integers of at least 1, "
+        if not all(type(number) is int for number in (*self.later_depths, *self.later_dims)):
+            raise FieldError(
+                "later_depths and later_dims must hold integers, "
                 f"got {self.later_depths} and {self.later_dims}."
             )
+        check_fields("", self)
         if len(self.later_depths) != len(self.later_dims):
-            raise ValueError(
+            raise FieldError(
                 f"later_depths {self.later_depths} and later_dims {self.later_dims} "
                 "must be of the same length, one entry for each stage after the first."
             )
-        check_range("", self, "[0, 1)", "drop_path")
-        drop_path_rates(self.drop_path, self.depth, self.drop_path_rule)
         if self.skeleton == "resnet":
             self._check_resnet()
         else:
@@ -97,7 +93,7 @@ class Variant:
 
     def _check_resnet(self) -> None:
         if self.patch_size not in (1, 4):
-            raise ValueError(
+            raise FieldError(
                 f"patch_size {self.patch_size} of a ResNet's stem must be 4 (7x7 convolution and "
                 "pooling) or 1 (3x3 convolution, for small images)."
             )
@@ -105,7 +101,7 @@ class Variant:
     def _check_mixer(self) -> None:
         if self.pool == "class_token" and (self.later_dims or not self._mixer_class.row_of_tokens):
             rows = ", ".join(name for name, mixer in MIXERS.items() if mixer.row_of_tokens)
-            raise ValueError(
+            raise FieldError(
                 "pool class_token makes a row of the tokens, so it goes with one stage and the "
                 f"mixers {rows}, not with {self.mixer} in {len(self.dims)}."
             )
@@ -116,13 +112,13 @@ class Variant:
             )
         for stage, dim in enumerate(self.dims):
             mixer = self.token_mixer(stage)
-            for name, allowed in mixer.allowed.items():
-                if getattr(mixer, name) not in allowed:
-                    raise ValueError(
-                        f"Unknown {name} {getattr(mixer, name)!r} of {self.mixer}. "
-                        f"Allowed are {', '.join(allowed)}."
-                    )
-            mixer.check(dim)
+            check_fields("", mixer)
+            try:
+                mixer.check(dim)
+            except FieldError:
+                raise
+            except ValueError as error:
+                raise FieldError(f"mixer {self.mixer} with dim {dim}: {error}") from None
 
     @property
     def _mixer_class(self) -> type[TokenMixer]:

@@ -3,7 +3,7 @@
 import types
 import typing
 
-from s2mlp_jax.checks import did_you_mean
+from s2mlp_jax.checks import FieldError, did_you_mean, shown
 from s2mlp_jax.models.mixers import find_mixer
 from s2mlp_jax.models.variant import Variant, field_types
 
@@ -183,8 +183,8 @@ def _check_type(field: str, value: typing.Any, kind: type) -> None:
     elif kind is tuple:
         allowed = tuple | list  # a list is what JSON makes of one
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(
-            f"{field} must be of type {kind.__name__}, got {value!r} of type "
+        raise FieldError(
+            f"{field} must be of type {kind.__name__}, got {shown(value)} of type "
             f"{type(value).__name__}."
         )
 
@@ -193,4 +193,4 @@ def _check_read(name: str, variant: Variant) -> None:
     """Raises a ValueError if a field was changed that has no effect in the variant."""
     for field, reason in variant.unread().items():
         if variant.field(field) != VARIANTS[name].field(field):
-            raise ValueError(f"{field} has no effect {reason}.")
+            raise FieldError(f"{field} has no effect {reason}.")

@@ -275,6 +275,11 @@ def create_experiment(
             f"and data.std are for {len(data.mean)}. Change these, or read the images in "
             "colour (data.channels=3) or grey (1)."
         )
+    if for_training and train.batch_size > len(train_split):
+        raise ValueError(
+            f"train.batch_size {train.batch_size} is greater than the number of training images: "
+            f"{train_split.name} has {len(train_split)}."
+        )
     total_steps, steps_per_epoch = options.count_steps(len(train_split))
     model = options.make_model(train_split.num_classes)
     schedule = optim.make_schedule(options, total_steps, steps_per_epoch)

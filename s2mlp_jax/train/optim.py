@@ -36,7 +36,8 @@ def make_schedule(options: Options, total_steps: int, steps_per_epoch: float) ->
     if warmup_steps >= total_steps:
         raise ValueError(
             f"optimizer.warmup_epochs {optimizer.warmup_epochs} is {warmup_steps} steps, "
-            f"but the whole run has {total_steps}."
+            f"but the whole run has {total_steps}. Lower optimizer.warmup_epochs, or raise "
+            f"train.{'steps' if options.train.steps else 'epochs'}."
         )
     peak = peak_learning_rate(options)
     return optax.warmup_cosine_decay_schedule(

@@ -1,8 +1,11 @@
 """ViT's token mixer: multi-head self-attention (arXiv 2010.11929, appendix A)."""
 
+from typing import Annotated
+
 import flax.linen as nn
 import jax
 
+from s2mlp_jax.checks import FieldError, Range
 from s2mlp_jax.models.layer_cost import Cost, linear_cost
 from s2mlp_jax.models.mixers.base import TokenMixer, register
 from s2mlp_jax.models.precision import keep, product
@@ -12,7 +15,7 @@ from s2mlp_jax.models.precision import keep, product
 class Attention(TokenMixer):
     """Multi-head self-attention over all tokens, with biases."""
 
-    head_dim: int = 64  # channels per head
+    head_dim: Annotated[int, Range("[1, 16384]")] = 64  # channels per head
 
     row_of_tokens = True
     channel_layers = ("qkv", "fc_out")
@@ -20,8 +23,8 @@ class Attention(TokenMixer):
 
     def check(self, dim: int) -> None:
         """Raises a ValueError if the heads do not divide the channels."""
-        if self.head_dim < 1 or dim % self.head_dim:
-            raise ValueError(f"head_dim {self.head_dim} does not divide {dim} channels.")
+        if dim % self.head_dim:
+            raise FieldError(f"head_dim {self.head_dim} does not divide dim, {dim} channels.")
 
     def cost(self, dim: int, tokens: int) -> Cost:
         """Counts the linear layers and, apart, the products of queries, keys and values."""

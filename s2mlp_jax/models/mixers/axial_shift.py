@@ -1,10 +1,13 @@
 """AS-MLP's token mixer (arXiv 2107.08391, section 3.2 and Algorithm 1)."""
 
+from typing import Annotated
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from s2mlp_jax.checks import Choices, Range
 from s2mlp_jax.models.layer_cost import Cost, linear_cost, norm_cost
 from s2mlp_jax.models.layers import gelu
 from s2mlp_jax.models.mixers.base import TokenMixer, register
@@ -23,19 +26,12 @@ AXIAL_BORDERS: dict[str, str] = {
 class AxialShift(TokenMixer):
     """fc, norm, GELU, the two axial shifts with a layer each, their sum, norm, fc."""
 
-    border: str = "zero"  # a key of AXIAL_BORDERS
-    shift_size: int = 5  # chunks of the channels
-    dilation: int = 1  # tokens between the offsets of two chunks
+    border: Annotated[str, Choices(AXIAL_BORDERS)] = "zero"
+    shift_size: Annotated[int, Range("[1, 256]")] = 5  # chunks of the channels
+    dilation: Annotated[int, Range("[1, 64]")] = 1  # tokens between the offsets of two chunks
 
     channel_layers = ("fc_in", "fc_width", "fc_height", "fc_out")
-    allowed = {"border": tuple(AXIAL_BORDERS)}
     relations = {"axial shift of 5 (AS-MLP)": {"border": "zero"}}
-
-    def check(self, dim: int) -> None:
-        """Raises a ValueError for fewer than one chunk, or a dilation below 1."""
-        for name in ("shift_size", "dilation"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
     def cost(self, dim: int, tokens: int) -> Cost:
         """Counts the four linear layers and the two norms."""

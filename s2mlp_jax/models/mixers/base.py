@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from s2mlp_jax.checks import did_you_mean
+from s2mlp_jax.checks import Choices, FieldError
 from s2mlp_jax.models.layer_cost import Cost
 from s2mlp_jax.models.layers import INITS, Draw, Dtype, linear, norm
 
@@ -39,7 +39,8 @@ class TokenMixer(nn.Module):
 
     Norms, skips and drop path around a mixer belong to the skeleton. The annotated attributes of
     a subclass are its fields: each has a default and becomes a field of `Variant`, and so
-    `model.FIELD` in a config. Two mixers that share the name of a field share its type.
+    `model.FIELD` in a config. Two mixers that share the name of a field share its type. An
+    annotation such as `Annotated[int, Range("[1, 64]")]` also declares which values are allowed.
 
     Attributes:
       context: set by the skeleton.
@@ -47,7 +48,6 @@ class TokenMixer(nn.Module):
       row_of_tokens: whether it may mix a row of tokens (b, 1, n, c), such as one with a class
         token: it then must not depend on rows and columns.
       channel_layers: names of its layers that act on each token alone.
-      allowed: field -> the values it may take.
       field_types: its own fields and their types, in order; set by `register`.
       relations: row of the table of `relations.py` -> fields that choose that form of the mixer.
     """
@@ -57,7 +57,6 @@ class TokenMixer(nn.Module):
     bound_to_grid: ClassVar[bool] = False
     row_of_tokens: ClassVar[bool] = False
     channel_layers: ClassVar[tuple[str, ...]] = ()
-    allowed: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     field_types: ClassVar[Mapping[str, type]] = {}
     relations: ClassVar[Mapping[str, Mapping[str, typing.Any]]] = {}
 
@@ -163,10 +162,9 @@ def find_mixer(name: str) -> type[TokenMixer]:
     Raises:
       ValueError: for an unknown name; lists what is known.
     """
-    if name not in MIXERS:
-        hint = did_you_mean(name, MIXERS)
-        raise ValueError(
-            f"Unknown mixer {name!r}. Allowed are {', '.join(MIXERS)}.{hint} A mixer of your own "
-            "is known once the file that registers it is imported (docs/extending.md)."
+    if wrong := Choices(MIXERS).wrong(name):
+        raise FieldError(
+            f"mixer {wrong} A mixer of your own is known once the file that registers it is "
+            "imported (docs/extending.md)."
         )
     return MIXERS[name]

@@ -1,10 +1,13 @@
 """The depthwise 3x3 convolution that section 3.3 of the paper compares the shift with."""
 
+from typing import Annotated
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from s2mlp_jax.checks import Choices
 from s2mlp_jax.models.layer_cost import Cost, linear_cost
 from s2mlp_jax.models.layers import gelu
 from s2mlp_jax.models.mixers.base import TokenMixer, register
@@ -19,11 +22,11 @@ class Depthwise(TokenMixer):
     The convolution has no bias, so that the weights of `shift_as_depthwise` make it the shift.
     """
 
-    border: str = "keep"
-    depthwise_init: str = "normal"  # or shift: the kernels that make it the spatial shift (a)
+    border: Annotated[str, Choices(BORDERS)] = "keep"
+    # shift: the kernels that make it the spatial shift (a)
+    depthwise_init: Annotated[str, Choices(("normal", "shift"))] = "normal"
 
     channel_layers = ("fc_in", "fc_out")
-    allowed = {"border": BORDERS, "depthwise_init": ("normal", "shift")}
     relations = {"depthwise convolution 3x3": {}}
 
     def check(self, dim: int) -> None:

@@ -1,12 +1,12 @@
 """How mixers of several branches sum them: S²-MLPv2 and ViP."""
 
 import typing
-from collections.abc import Mapping
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import flax.linen as nn
 import jax
 
+from s2mlp_jax.checks import Choices, FieldError, Text
 from s2mlp_jax.models.layer_cost import Cost, linear_cost
 from s2mlp_jax.models.layers import INITS, gelu, linear
 from s2mlp_jax.models.mixers.base import Context, TokenMixer
@@ -21,14 +21,11 @@ class Branched(TokenMixer):
       fusion_bias: whether the layers of split attention have biases.
     """
 
-    branches: str = ""  # joined by "+", out of all_branches; "" for all
-    fusion: str = "split_attention"  # or mean, sum
+    branches: Annotated[str, Text()] = ""  # joined by "+", out of all_branches; "" for all
+    fusion: Annotated[str, Choices(("split_attention", "mean", "sum"))] = "split_attention"
 
     all_branches: ClassVar[tuple[str, ...]] = ()
     fusion_bias: ClassVar[bool] = False
-    allowed: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "fusion": ("split_attention", "mean", "sum")
-    }
 
     @property
     def branch_names(self) -> tuple[str, ...]:
@@ -39,7 +36,7 @@ class Branched(TokenMixer):
         """Raises a ValueError for branches that are unknown or named twice."""
         names = self.branch_names
         if set(names) - set(self.all_branches) or len(set(names)) < len(names):
-            raise ValueError(
+            raise FieldError(
                 f"branches {self.branches!r} must be some of {', '.join(self.all_branches)}, "
                 "each once, joined by '+'."
             )

@@ -1,9 +1,12 @@
 """ViP's token mixer, the Permute-MLP (arXiv 2106.12368)."""
 
+from typing import Annotated
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from s2mlp_jax.checks import FieldError, Range
 from s2mlp_jax.models.layer_cost import Cost, linear_cost
 from s2mlp_jax.models.mixers.base import register
 from s2mlp_jax.models.mixers.fusion import Branched
@@ -18,7 +21,8 @@ class Permute(Branched):
     over a segment's channels and one axis of the grid has c inputs.
     """
 
-    segments: int = 0  # tokens a side in the first stage, which must be set
+    # tokens a side in the first stage, which must be set
+    segments: Annotated[int, Range("[0, 8192]")] = 0
 
     bound_to_grid = True
     all_branches = ("height", "width", "channel")
@@ -37,16 +41,16 @@ class Permute(Branched):
     def check(self, dim: int) -> None:
         """Raises a ValueError without segments, or if they do not divide the channels."""
         super().check(dim)
-        if self.segments < 1:
+        if not self.segments:
             raise ValueError(
                 "permute (ViP) is made for one size of the grid: set segments, the "
                 "tokens per side: the image size over the patch size."
             )
         n = self.segments_here
         if n < 1 or dim % n:
-            raise ValueError(
-                f"The {n} segments of stage {self.context.stage + 1} do not divide its "
-                f"{dim} channels."
+            raise FieldError(
+                f"segments {self.segments}: the {n} segments of stage {self.context.stage + 1} do "
+                f"not divide its {dim} channels (dim)."
             )
 
     def check_grid(self, grid: int) -> None:

@@ -1,11 +1,13 @@
 """A control that does not learn: a fixed random mixing (MetaFormer's RandFormer, 2210.13452)."""
 
 import zlib
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from s2mlp_jax.checks import Range
 from s2mlp_jax.models.layer_cost import Cost
 from s2mlp_jax.models.mixers.base import TokenMixer, register
 from s2mlp_jax.models.precision import keep, product
@@ -19,16 +21,12 @@ class Random(TokenMixer):
     made, from `mixing_seed` and the name of the block, and is no parameter.
     """
 
-    mixing_seed: int = 0  # of the matrices; the run's seed does not change them
+    # of the matrices; the run's seed does not change them
+    mixing_seed: Annotated[int, Range("[0, 2^32)")] = 0
 
     bound_to_grid = True
     row_of_tokens = True
     relations = {"random matrix (RandFormer)": {}}
-
-    def check(self, dim: int) -> None:
-        """Raises a ValueError for a negative seed."""
-        if self.mixing_seed < 0:
-            raise ValueError(f"mixing_seed must be at least 0, got {self.mixing_seed}.")
 
     def cost(self, dim: int, tokens: int) -> Cost:
         """Counts the product with the matrix, which has no trained numbers."""

@@ -1,8 +1,11 @@
 """S²-MLP's token mixer: two linear layers over the channels around the spatial shift."""
 
+from typing import Annotated
+
 import flax.linen as nn
 import jax
 
+from s2mlp_jax.checks import Choices, Range, Text
 from s2mlp_jax.models.layer_cost import Cost, linear_cost
 from s2mlp_jax.models.layers import gelu
 from s2mlp_jax.models.mixers.base import TokenMixer, register
@@ -22,12 +25,12 @@ class SpatialShift(TokenMixer):
     of the pattern.
     """
 
-    shift: str = "a"  # Table 7: a..j, none, or directions joined by "+"
-    border: str = "keep"  # Algorithm 1: keep; also zero, circular
-    shift_fraction: float = 1.0  # of the channels, that the pattern moves; ShiftViT: 1/3
+    shift: Annotated[str, Text()] = "a"  # Table 7: a..j, none, or directions joined by "+"
+    border: Annotated[str, Choices(BORDERS)] = "keep"  # Algorithm 1: keep
+    # of the channels, that the pattern moves; ShiftViT: 1/3
+    shift_fraction: Annotated[float, Range("(0, 1]")] = 1.0
 
     channel_layers = ("fc_in", "fc_out")
-    allowed = {"border": BORDERS}
     relations = {
         "spatial shift (a)": {"shift": "a"},
         "spatial shift (b)": {"shift": "b"},

@@ -1,9 +1,12 @@
 """S²-MLPv2's token mixer (arXiv 2108.01072)."""
 
+from typing import Annotated
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from s2mlp_jax.checks import Choices
 from s2mlp_jax.models.layer_cost import Cost, linear_cost
 from s2mlp_jax.models.mixers.base import register
 from s2mlp_jax.models.mixers.fusion import Branched
@@ -17,11 +20,10 @@ SPLIT_PATTERNS = {"shift1": "right+left+down+up", "shift2": "down+up+right+left"
 class SplitShift(Branched):
     """fc(c -> K c), split, shift each part in its own way, fuse, fc(c -> c)."""
 
-    border: str = "keep"
+    border: Annotated[str, Choices(BORDERS)] = "keep"
 
     all_branches = tuple(SPLIT_PATTERNS)
     channel_layers = ("fc_in", "fc_out")
-    allowed = {**Branched.allowed, "border": BORDERS}
     relations = {
         "two shifts, mean (S²-MLPv2)": {"fusion": "mean"},
         "two shifts, split attention (S²-MLPv2)": {},

@@ -1,8 +1,11 @@
 """MLP-Mixer's token mixer (arXiv 2105.01601)."""
 
+from typing import Annotated
+
 import flax.linen as nn
 import jax
 
+from s2mlp_jax.checks import FieldError, Range
 from s2mlp_jax.models.layer_cost import Cost, linear_cost
 from s2mlp_jax.models.layers import gelu
 from s2mlp_jax.models.mixers.base import TokenMixer, register
@@ -13,7 +16,8 @@ from s2mlp_jax.models.mixers.over_tokens import OverTokens
 class TokenMLP(TokenMixer):
     """fc(n -> r c), GELU, fc(r c -> n) over the n tokens, the same for every channel."""
 
-    token_expansion: float = 0.5  # hidden width over the number of channels, r
+    # hidden width over the number of channels, r
+    token_expansion: Annotated[float, Range("(0, 64]")] = 0.5
 
     bound_to_grid = True
     row_of_tokens = True
@@ -22,8 +26,8 @@ class TokenMLP(TokenMixer):
     def check(self, dim: int) -> None:
         """Raises a ValueError if there would be no hidden unit."""
         if int(self.token_expansion * dim) < 1:
-            raise ValueError(
-                f"token_expansion {self.token_expansion} of {dim} channels is less than one."
+            raise FieldError(
+                f"token_expansion {self.token_expansion} of dim, {dim} channels, is less than one."
             )
 
     def cost(self, dim: int, tokens: int) -> Cost:
