@@ -3,6 +3,9 @@
 Sources: [S2] arXiv 2106.07477, section 4.1. [DeiT] facebookresearch/deit, main.py, whose
 strategy the paper says it follows. [ours] neither the paper nor DeiT states it. [free]: the field
 may change when a run is resumed (`config.FREE_FIELDS`).
+
+The values that a field may have are declared with the field, in `s2mlp_jax/options.py` and the
+modules that it imports.
 """
 
 import typing

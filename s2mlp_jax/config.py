@@ -228,7 +228,8 @@ def _typed(node: ml_collections.ConfigDict, name: str, kind: typing.Any, field: 
             return value
     except OverflowError:  # an integer of over 308 digits
         pass
-    raise ValueError(f"config.{field} is of type {kind.__name__}, got {shown(value)}.")
+    wanted = "tuple of numbers" if kind == tuple[float, ...] else kind.__name__
+    raise ValueError(f"config.{field} is of type {wanted}, got {shown(value)}.")
 
 
 def that_alter_numbers(

@@ -109,7 +109,7 @@ def test_a_mixer_of_ones_own_from_training_to_the_report(
     image = str(next((folder / "my_images/val/dark").glob("*.png")))
     assert exit_code(predict_main, ["roll", image]) == 2
     said = capsys.readouterr().err
-    assert "Unknown mixer 'roll'. Allowed are shift, " in said
+    assert "mixer 'roll' is unknown. Allowed are shift, " in said
     assert "docs/extending.md" in said
     assert exit_code(predict_main, ["roll", image, "--import=my_mixer.py"]) == 0
     assert exit_code(predict_main, ["roll", image, "--import=nowhere.py"]) == 2

@@ -144,7 +144,9 @@ def test_placeholders_have_the_known_sizes() -> None:
 
 
 def test_prepared_data_are_counted() -> None:
-    config = small_config(model__depth=1, augment__erasing_prob=0.25, augment__mix_prob=1.0)
+    config = small_config(
+        model__depth=1, train__batch_size=16, augment__erasing_prob=0.25, augment__mix_prob=1.0
+    )
     lines = "\n".join(plan(config, PlannedDevices(jax.devices(), "stated by a test")))
     assert "imagenet2012/5.1.0 train: 24 images" in lines
 

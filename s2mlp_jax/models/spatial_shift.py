@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from s2mlp_jax.checks import shown
+
 # name -> (rows, columns) by which the content moves.
 DIRECTIONS: dict[str, tuple[int, int]] = {
     "right": (0, 1),
@@ -54,7 +56,7 @@ def parse_pattern(pattern: str) -> tuple[str, ...]:
     unknown = [name for name in directions if name not in DIRECTIONS]
     if unknown:
         raise ValueError(
-            f"Unknown shift pattern {pattern!r} (not understood: {', '.join(map(repr, unknown))}). "
+            f"Unknown shift pattern {shown(pattern)} (not understood: {shown(unknown)[1:-1]}). "
             f"Allowed are {', '.join(PATTERNS)}, or directions joined by '+' "
             f"out of {', '.join(DIRECTIONS)}."
         )

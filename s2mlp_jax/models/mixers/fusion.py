@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 import flax.linen as nn
 import jax
 
-from s2mlp_jax.checks import Choices, FieldError, Text
+from s2mlp_jax.checks import Choices, FieldError, Text, shown
 from s2mlp_jax.models.layer_cost import Cost, linear_cost
 from s2mlp_jax.models.layers import INITS, gelu, linear
 from s2mlp_jax.models.mixers.base import Context, TokenMixer
@@ -37,7 +37,7 @@ class Branched(TokenMixer):
         names = self.branch_names
         if set(names) - set(self.all_branches) or len(set(names)) < len(names):
             raise FieldError(
-                f"branches {self.branches!r} must be some of {', '.join(self.all_branches)}, "
+                f"branches {shown(self.branches)} must be some of {', '.join(self.all_branches)}, "
                 "each once, joined by '+'."
             )
 
