@@ -28,7 +28,7 @@ TINY = {
     "optimizer.reference_batch_size": 16,
     "eval.batch_size": 128,
     "eval.every_epochs": 0.08,
-    "checkpoint.every_epochs": 0.04,
+    "checkpoint.every_epochs": 0.08,
     "log.every_steps": 3,
     "log.tensorboard": False,
     "data.num_threads": 1,

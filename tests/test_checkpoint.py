@@ -222,7 +222,7 @@ def test_async_save_is_not_disturbed_by_donation(tmp_path: pathlib.Path) -> None
 
 def test_stopping_and_going_on_changes_nothing(tmp_path: pathlib.Path) -> None:
     """Stopped in the middle of a logging interval, between checkpoints, by an exception."""
-    config = tiny_config()
+    config = tiny_config(checkpoint__every_epochs=0.04)
     train_and_evaluate(config, tmp_path / "whole", jax.devices()[:1])
 
     class Killed(BaseException):

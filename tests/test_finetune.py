@@ -98,7 +98,8 @@ def test_a_continued_run_is_the_same_and_does_not_need_the_model(
 ) -> None:
     model = tmp_path / "model"
     assert export.main([str(source), str(model)]) == 0
-    config = tiny_config(init_from=str(model), freeze="embed*, block_00", train__steps=6)
+    fields = {"freeze": "embed*, block_00", "checkpoint__every_epochs": 0.04}
+    config = tiny_config(init_from=str(model), train__steps=6, **fields)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train_and_evaluate(config, whole, jax.devices()[:1])
     shutil.copytree(whole, cut)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
@@ -307,10 +308,11 @@ class Checkpoints:
 
     def _metadata(self, step: int) -> dict[str, typing.Any]:
         """Returns the shapes and dtypes of a checkpoint's state."""
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-            metadata = reader.metadata(self._folder.state_folder(step))
-        tree = getattr(metadata, "item_metadata", metadata)
-        return tree.tree if hasattr(tree, "tree") else tree
+        # A Checkpointer would return None for any error.
+        metadata = ocp.StandardCheckpointHandler().metadata(
+            epath.Path(self._folder.state_folder(step))
+        )
+        return metadata.tree if hasattr(metadata, "tree") else metadata
 
     def _check_shapes(self, step: int, target: typing.Any) -> None:
         there, here = _shapes(self._metadata(step)), _shapes(target)
