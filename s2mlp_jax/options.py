@@ -18,12 +18,13 @@ from s2mlp_jax.models.variants import VARIANTS
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
-# Images per batch, steps (JAX counts them in 32 bits), epochs between two events, and rates: the
-# upper ends are far above what is of use, and below what hangs or takes all memory.
+# Images per batch, steps (JAX counts them in 32 bits), epochs between two events, and rates, which
+# are finite in float32. The upper ends are far above what is of use, and below what hangs or takes
+# all memory.
 _Images = Annotated[int, Range("[1, 2^20]")]
 _Steps = Annotated[int, Range("[0, 2^31)")]
-_Interval = Annotated[float, Range("[1e-6, 1e6]")]
-_Rate = Annotated[float, Range("[0, 100]")]
+_Interval = Annotated[float, Range("[1e-6, 1e12]")]
+_Rate = Annotated[float, Range("[0, 1e38]")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,7 @@ class OptimizerOptions:
     beta1: Annotated[float, Range("[0, 1)")]
     beta2: Annotated[float, Range("[0, 1)")]
     eps: Annotated[float, Range("[1e-30, 1]")]  # with 0, a gradient of 0 makes weights NaN
-    grad_clip_norm: Annotated[float, Range("[0, 1e9]")]
+    grad_clip_norm: _Rate
     layer_decay: Annotated[float, Range("(0, 1]")]
 
     def __post_init__(self) -> None:
