@@ -113,7 +113,7 @@ def test_a_failure_is_recorded_and_stops_nothing(
     path = write_config(
         tmp_path,
         {
-            "nan": {"optimizer.learning_rate": 100.0, "optimizer.weight_decay": 100.0},
+            "nan": {"optimizer.learning_rate": 1e38, "train.ema_decay": 0.0},
             "memory": {"model.dim": 8},
             "good": {"model.dim": 16},
         },
