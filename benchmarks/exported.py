@@ -23,8 +23,8 @@ import numpy as np
 import s2mlp_jax
 from benchmarks import common
 from s2mlp_jax import config as config_lib
+from s2mlp_jax.data.decoding import decode
 from s2mlp_jax.data.sources import Split
-from s2mlp_jax.data.views import decode
 from s2mlp_jax.export.export_model import FORMATS
 from s2mlp_jax.saved.pretrained import Pretrained
 from s2mlp_jax.saved.run_folder import RunFolder

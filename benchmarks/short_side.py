@@ -17,8 +17,9 @@ from PIL import Image
 
 from benchmarks import common
 from s2mlp_jax.data import jpeg, sources, turbo
+from s2mlp_jax.data.decoding import decode
 from s2mlp_jax.data.prepare.reduce import encoder, reduce_image
-from s2mlp_jax.data.views import Crops, decode, draw_view
+from s2mlp_jax.data.views import Crops, draw_view
 
 _SIZE, _SHORT = 224, 256  # pixels of a view; the short side before the central crop
 _SETTINGS = [(quality, subsampling) for subsampling in (2, 0) for quality in (85, 90, 95, 98)]

@@ -62,6 +62,7 @@ def get_config(model: str = "s2mlp_wide") -> ml_collections.ConfigDict:
     data.interpolation = "bicubic"  # [DeiT]
     data.decoder = "turbo"  # of training views; pillow: slower, the pixels of the reference [ours]
     data.on_corrupt = "stop"  # at a broken image; skip: leave it out and count it [ours] [free]
+    data.max_pixels = 178_956_970  # a larger image is broken, as in Pillow [ours] [free]
     data.mean = (0.485, 0.456, 0.406)  # per channel, of pixels in [0, 1] [DeiT]
     data.std = (0.229, 0.224, 0.225)
     data.num_threads = 16  # threads that decode and augment [ours] [free]

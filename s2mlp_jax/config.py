@@ -15,6 +15,7 @@ from flax import traverse_util
 
 from s2mlp_jax.checks import FieldError, rules, shown
 from s2mlp_jax.cli import parse_overrides
+from s2mlp_jax.data.decoding import MAX_PIXELS
 from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.models.variants import get_variant
 from s2mlp_jax.options import ModelOptions, Options
@@ -32,8 +33,10 @@ FREE_FIELDS = {
     "data.download",
     "data.cache",
     "data.on_corrupt",
+    "data.max_pixels",
     "data.num_threads",
     "data.prefetch",
+    "data.max_pixels",
     "train.remat",
     "train.shard_state",
     "eval.every_epochs",
@@ -46,7 +49,7 @@ FREE_FIELDS = {
 
 
 # Fields that version 0.1.0 did not have, with values that give the behaviour of its runs.
-_LATER_FIELDS: dict[str, typing.Any] = {"data.rotate": 0}
+_LATER_FIELDS: dict[str, typing.Any] = {"data.rotate": 0, "data.max_pixels": MAX_PIXELS}
 
 
 def load_config(

@@ -25,6 +25,7 @@ from absl import logging
 from tqdm import tqdm
 
 from s2mlp_jax.cli import ExitCode, Parser, command
+from s2mlp_jax.data.decoding import BrokenImageError
 from s2mlp_jax.data.image_files import find_files
 from s2mlp_jax.progress import plural
 from s2mlp_jax.saved.model_options import add_model_options, load_model
@@ -106,8 +107,8 @@ def _read(preprocess: Preprocessing, file: pathlib.Path) -> np.ndarray | str:
     """Returns a file's pixels, or the reason why it cannot be read."""
     try:
         return preprocess.pixels(file)
-    except Exception as error:  # a broken file can make Pillow raise anything
-        return str(error) or type(error).__name__
+    except BrokenImageError as error:
+        return error.reason
 
 
 def _writer(how: str, names: Sequence[str], top: int) -> Callable[[Prediction], None]:

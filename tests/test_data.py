@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from s2mlp_jax.data import on_device, pipeline, sources
+from s2mlp_jax.data.decoding import decode
 from s2mlp_jax.data.pipeline import batch_places, eval_batches, train_batches
-from s2mlp_jax.data.views import Crops, decode, eval_geometry, eval_view, train_views
+from s2mlp_jax.data.views import Crops, eval_geometry, eval_view, train_views
 from s2mlp_jax.saved.preprocessing import Preprocessing
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train.experiment import create_experiment

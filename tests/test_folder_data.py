@@ -20,9 +20,10 @@ from sklearn.datasets import load_sample_images
 
 from s2mlp_jax.config import override
 from s2mlp_jax.data import sources
+from s2mlp_jax.data.decoding import decode
 from s2mlp_jax.data.pipeline import eval_batches, train_batches
 from s2mlp_jax.data.prepare import __main__ as prepare
-from s2mlp_jax.data.views import Crops, decode
+from s2mlp_jax.data.views import Crops
 from s2mlp_jax.train import train_and_evaluate
 from s2mlp_jax.train.experiment import create_experiment
 from tests.helpers import ROOT, read_lines, tiny_config
@@ -392,7 +393,7 @@ def test_what_cannot_be_read_is_named(
     file = photographs / "train/china/3.jpg"
     file.unlink()
     file.symlink_to(photographs / "gone")
-    with pytest.raises(ValueError, match=f"^Cannot read {file}: No such file or directory.$"):
+    with pytest.raises(ValueError, match=r"china/3.jpg: it cannot be read \(No such file"):
         next(train_batches(split, CROPS, 0, 12, np.arange(12)))
     scandir = os.scandir
 

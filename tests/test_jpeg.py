@@ -11,8 +11,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from s2mlp_jax.data import jpeg, turbo
+from s2mlp_jax.data.decoding import BrokenImageError, decode
 from s2mlp_jax.data.prepare.reduce import reduce_image
-from s2mlp_jax.data.views import BrokenImageError, Crops, decode, train_views
+from s2mlp_jax.data.views import Crops, train_views
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
 PHOTOGRAPH = Image.fromarray(load_sample_images().images[0])  # 640x427

@@ -11,8 +11,8 @@ from PIL import Image
 from sklearn.datasets import load_digits as sklearn_digits
 
 from s2mlp_jax import create_model, init, probe
+from s2mlp_jax.data.decoding import decode
 from s2mlp_jax.data.sources import open_split, prepare
-from s2mlp_jax.data.views import decode
 from s2mlp_jax.saved.model_folder import ModelFolder, write_model_folder
 from s2mlp_jax.saved.preprocessing import Preprocessing
 from s2mlp_jax.saved.pretrained import load

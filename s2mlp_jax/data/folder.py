@@ -12,10 +12,9 @@ import typing
 from collections.abc import Iterator, Sequence
 
 import tensorflow_datasets as tfds
-from PIL import Image
 
+from s2mlp_jax.data.decoding import CUT_MODES, BrokenImageError, open_image, read_file
 from s2mlp_jax.data.split import Split
-from s2mlp_jax.data.views import CUT_MODES
 from s2mlp_jax.progress import plural, say
 
 # Endings of image files. Other files, even if Pillow can read them, are skipped with a message.
@@ -45,9 +44,11 @@ class _Files:
         index = int(index)
         place = self._places[index]
         key = _key(place)
+        image: bytes | BrokenImageError
         try:
-            with open(f"{self._root}/{place}", "rb") as file:
-                image = file.read()
+            image = read_file(f"{self._root}/{place}")
+        except BrokenImageError as error:  # `decode` raises it, so that "skip" skips the file
+            image = error
         except OSError as error:
             raise _unreadable(f"{self._root}/{place}", error) from error
         label = self._labels[key.partition("/")[0]]
@@ -72,7 +73,7 @@ def open_folder(path: str, split: str) -> Split:
 
     Raises:
       ValueError: a folder, a class or its images do not exist or cannot be read; the message names
-        them. A file that cannot be read raises the error later, when its record is read.
+        them. A file that cannot be read is an error later, when its record is decoded.
     """
     root = os.path.abspath(path)
     if not os.path.isdir(root):
@@ -182,10 +183,17 @@ def _scan(folder: str) -> tuple[list[str], list[str]]:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if not entry.name.startswith("."):
-                    (folders if entry.is_dir() else files).append(entry.name)  # needs no stat
+                    (folders if _is_folder(entry) else files).append(entry.name)
     except OSError as error:
         raise _unreadable(folder, error) from error
     return sorted(folders), sorted(files)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()  # needs no stat
+    except OSError:  # a link to itself: reading it as a file reports the error
+        return False
 
 
 def _channels(train: str, classes: Sequence[str]) -> int:
@@ -205,9 +213,9 @@ def _channels(train: str, classes: Sequence[str]) -> int:
 def _mode(path: str) -> str:
     """Returns Pillow's mode of an image, "RGB" or "L"; "" for a broken one."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             mode = image.mode
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except BrokenImageError:
         return ""  # reading it as a record reports the error
     if mode in CUT_MODES:
         raise ValueError(

@@ -4,7 +4,8 @@ import dataclasses
 from typing import Annotated
 
 from s2mlp_jax.checks import Choices, Range, Text
-from s2mlp_jax.data.views import ON_CORRUPT, Crops
+from s2mlp_jax.data.decoding import ON_CORRUPT
+from s2mlp_jax.data.views import Crops
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from grain.experimental import index_shuffle
 
+from s2mlp_jax.data.decoding import BrokenImageError
 from s2mlp_jax.data.sources import Split
-from s2mlp_jax.data.views import BrokenImageError, Crops, decode, eval_view, train_views
+from s2mlp_jax.data.views import Crops, read_eval_view, train_views
 from s2mlp_jax.progress import say
 
 Batch = dict[str, np.ndarray]
@@ -137,7 +138,7 @@ def eval_batches(
     read = _Reader(split, on_corrupt)
 
     def make(record: Record) -> np.ndarray:
-        return eval_view(decode(record, split.channels, split.name), crops)
+        return read_eval_view(record, split.channels, split.name, crops)
 
     def fill(batch: Batch, step: int, rows: tuple[int, ...]) -> None:
         for row in rows:

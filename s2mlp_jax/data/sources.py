@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
 
+from s2mlp_jax.data.decoding import MAX_PIXELS
 from s2mlp_jax.data.folder import open_folder
 from s2mlp_jax.data.names import EMBEDDED, check_known, folder_of, not_prepared
 from s2mlp_jax.data.noise import NAME as NOISE
@@ -113,7 +114,13 @@ def build(name: str, directory: epath.Path, manual_dir: str = "") -> None:
 
 
 def open_split(
-    name: str, split: str, data_dir: str = "", cache: bool = False, channels: int = 0
+    name: str,
+    split: str,
+    data_dir: str = "",
+    cache: bool = False,
+    channels: int = 0,
+    on_corrupt: str = "stop",
+    max_pixels: int = MAX_PIXELS,
 ) -> Split:
     """Opens one split of an available data set.
 
@@ -125,6 +132,7 @@ def open_split(
         of images.
       cache: decode every image once and keep all in memory.
       channels: 1 to read images in grey, 3 in colour; 0 for the channels of the data.
+      on_corrupt: as in `Split.cached`, as `max_pixels` is; both are for a cache.
 
     Raises:
       ValueError: data set, split or a suitable feature not found; the message says what to do.
@@ -132,7 +140,7 @@ def open_split(
     opener = _opener(name)
     opened = opener(split) if opener else _open_prepared(name, split, data_dir)
     opened = opened.read_with(channels)
-    return opened.cached() if cache else opened
+    return opened.cached(on_corrupt, max_pixels) if cache else opened
 
 
 def _opener(name: str) -> Callable[[str], Split] | None:

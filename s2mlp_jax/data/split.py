@@ -5,14 +5,17 @@ import re
 import typing
 from collections.abc import Mapping
 
-from s2mlp_jax.data.views import decode
+import numpy as np
+
+from s2mlp_jax.data.decoding import MAX_PIXELS, BrokenImageError, decode
 
 
 class Source(typing.Protocol):
     """Random access to records.
 
     A record is {"image": bytes or (h, w, c) uint8, "label": int, "index": its number, "key": its
-    name in the data set, such as "n02105855_2933.JPEG", or the number as a string}.
+    name in the data set, such as "n02105855_2933.JPEG", or the number as a string}. The image of a
+    file that cannot be read is the `BrokenImageError`, which `decode` raises.
     """
 
     def __len__(self) -> int: ...
@@ -51,17 +54,21 @@ class Split:
         """Returns the split with images read in grey (1), in colour (3), or unchanged (0)."""
         return dataclasses.replace(self, channels=channels) if channels else self
 
-    def cached(self) -> "Split":
+    def cached(self, on_corrupt: str = "stop", max_pixels: int = MAX_PIXELS) -> "Split":
         """Returns the same split, with all images decoded now and kept in memory.
 
         A constant split is returned unchanged, as it is read only once.
+
+        Args:
+          on_corrupt: "stop" raises; "skip" keeps the error in the place of a broken image.
+          max_pixels: as in `decode`.
 
         Raises:
           BrokenImageError: as in `decode`.
         """
         if self.constant:
             return self
-        return dataclasses.replace(self, source=_Cached(self.source, self.name, self.channels))
+        return dataclasses.replace(self, source=_Cached(self, on_corrupt, max_pixels))
 
 
 def public_name(split: str) -> str:
@@ -72,9 +79,17 @@ def public_name(split: str) -> str:
 class _Cached:
     """All records, decoded once and kept in memory."""
 
-    def __init__(self, source: Source, name: str, channels: int) -> None:
-        records = (source[i] for i in range(len(source)))
-        self._records = [{**record, "image": decode(record, channels, name)} for record in records]
+    def __init__(self, split: Split, on_corrupt: str, max_pixels: int) -> None:
+        self._records = []
+        for record in (split.source[i] for i in range(len(split))):
+            image: np.ndarray | BrokenImageError
+            try:
+                image = decode(record, split.channels, split.name, max_pixels)
+            except BrokenImageError as error:
+                if on_corrupt == "stop":
+                    raise
+                image = error
+            self._records.append({**record, "image": image})
 
     def __len__(self) -> int:
         return len(self._records)

@@ -1,9 +1,7 @@
-"""Views of images, made on the host: decode, crop, flip. Images are (h, w, c) uint8."""
+"""Views of images, made on the host: crop, resize, flip. Images are (h, w, c) uint8."""
 
 import dataclasses
-import io
 import math
-import pathlib
 import random
 import typing
 from collections.abc import Sequence
@@ -14,6 +12,7 @@ from PIL import Image
 
 from s2mlp_jax.checks import Choices, Range, check_fields
 from s2mlp_jax.data import jpeg, turbo
+from s2mlp_jax.data.decoding import MAX_PIXELS, check_pixels, decode, naming
 
 CROPS: tuple[str, ...] = ("random_resized", "pad", "resize")
 DECODERS: tuple[str, ...] = ("turbo", "pillow")
@@ -23,9 +22,6 @@ INTERPOLATIONS: dict[str, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,
     "nearest": Image.Resampling.NEAREST,
 }
-
-# Pillow's grey modes of more than 8 bits. Pillow's conversion to 8 bits clips them at 255.
-CUT_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 # Width over height of a random resized crop, drawn log-uniformly (torchvision's and DeiT's).
 _ASPECT_RATIO = (3 / 4, 4 / 3)
@@ -49,6 +45,7 @@ class Crops:
         twice as fast (see `turbo.py`). Evaluation always uses Pillow.
       rotate: degrees of counter-clockwise rotation, applied to all images in training and
         evaluation before anything else: one of `ROTATIONS`.
+      max_pixels: an image of more pixels is broken, by its header or after evaluation's resize.
 
     Raises:
       ValueError: at construction, if a field's value is not allowed or a library is not installed.
@@ -63,73 +60,23 @@ class Crops:
     interpolation: Annotated[str, Choices(INTERPOLATIONS)]
     decoder: Annotated[str, Choices(DECODERS)]
     rotate: Annotated[int, Choices(ROTATIONS)] = 0
+    max_pixels: Annotated[int, Range("[1, 2^32]")] = MAX_PIXELS
 
     def __post_init__(self) -> None:
         check_fields("data.", self)
+        side = self.image_size / self.eval_crop_ratio
+        if side * side > self.max_pixels:
+            raise ValueError(
+                f"data.image_size {self.image_size} and data.eval_crop_ratio "
+                f"{self.eval_crop_ratio} resize images to {side:,.0f} x {side:,.0f} pixels or "
+                f"more, and data.max_pixels is {self.max_pixels:,}."
+            )
         if self.decoder == "turbo" and turbo.MISSING:
             raise ValueError(
                 f"data.decoder 'turbo' needs what is not installed here: {turbo.MISSING}. "
                 "Install simplejpeg and cykooz_resizer (requirements.txt), or set "
                 "data.decoder=pillow: half as fast, and its pixels differ a little."
             )
-
-
-# What to do about a broken image in training and evaluation.
-ON_CORRUPT: tuple[str, ...] = ("stop", "skip")
-
-
-class BrokenImageError(ValueError):
-    """The bytes of a record are not a complete image; the message names the record."""
-
-
-def decode(record: dict[str, typing.Any], channels: int, origin: str) -> np.ndarray:
-    """Decodes a record's image file to (h, w, channels) uint8.
-
-    An image that is already decoded is returned unchanged. An EXIF orientation is ignored, as in
-    other readers of ImageNet.
-
-    Args:
-      record: {"image": the bytes of a JPEG, PNG, ..., "index": its number}, and a "key" if the
-        record has a name.
-      channels: 1 or 3; a grey image is repeated to three channels, a CMYK image is converted.
-      origin: name of the data set and split, for the message.
-
-    Raises:
-      BrokenImageError: if the bytes are not a complete image, for example a truncated file.
-    """
-    image = record["image"]
-    if isinstance(image, np.ndarray):
-        return image
-    try:
-        return read_pixels(io.BytesIO(image), channels)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BrokenImageError(
-            f"Broken image: {origin}, record {record.get('key', record['index'])}, "
-            f"{len(image)} bytes: {error}. Prepare the data set again from whole files, or go on "
-            "without this one by data.on_corrupt=skip."
-        ) from error
-
-
-def read_pixels(
-    image: str | pathlib.Path | typing.IO[bytes] | Image.Image, channels: int
-) -> np.ndarray:
-    """Reads an image file or a Pillow image to (h, w, channels) uint8, as `decode` does.
-
-    Raises:
-      OSError, SyntaxError, ValueError: if it is not a complete image, or has more than 8 bits per
-        pixel; Pillow raises all three.
-      PIL.Image.DecompressionBombError: if the image is too large.
-    """
-    if not isinstance(image, Image.Image):
-        with Image.open(image) as opened:
-            return read_pixels(opened, channels)
-    if image.mode in CUT_MODES:
-        raise OSError(
-            f"it has more than 8 bits a pixel (Pillow's mode {image.mode}), and Pillow makes white "
-            "of all but its 255 darkest levels; save such images with 8 bits"
-        )
-    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    return pixels[..., None] if channels == 1 else pixels
 
 
 def _resize(
@@ -236,15 +183,16 @@ def train_views(
     turbo_reads = crops.decoder == "turbo" and channels == 3 and isinstance(image, bytes)
     # In a rotated image, the rows of a crop may be columns of the file, so decode all of it.
     header = jpeg.read_header(image) if turbo_reads and not crops.rotate else None
-    if header is None:
-        pixels, first_row = rotated(decode(record, channels, origin), crops), 0
+    if header is None or header.width * header.height > crops.max_pixels:
+        pixels = rotated(decode(record, channels, origin, crops.max_pixels), crops)
+        first_row = 0
         views = [draw_view(pixels.shape[0], pixels.shape[1], crops, rng) for rng in rngs]
     else:
         views = [draw_view(header.height, header.width, crops, rng) for rng in rngs]
         top, bottom = min(view.box[1] for view in views), max(view.box[3] for view in views)
         # If libjpeg finds an error, Pillow decodes the file: it reports the error or tolerates it.
         found = turbo.decode(image, header, top, bottom)
-        pixels, first_row = found or (decode(record, channels, origin), 0)
+        pixels, first_row = found or (decode(record, channels, origin, crops.max_pixels), 0)
     for view, out in zip(views, outs, strict=True):
         make_view(pixels, view, crops, out, first_row)
 
@@ -286,9 +234,22 @@ def eval_view(image: np.ndarray, crops: Crops) -> np.ndarray:
 
     Returns:
       (image_size, image_size, c) uint8; `eval_geometry` defines the rounding.
+
+    Raises:
+      BrokenImageError: the image is so long that it has too many pixels after the resize.
     """
     image, size = rotated(image, crops), crops.image_size
     height, width, _ = image.shape
     height, width, top, left = eval_geometry(height, width, size, crops.eval_crop_ratio)
+    check_pixels(width, height, crops.max_pixels, " after the resize of the evaluation")
     image = _resize(image, width, height, crops.interpolation)
     return image[top : top + size, left : left + size]
+
+
+def read_eval_view(
+    record: dict[str, typing.Any], channels: int, origin: str, crops: Crops
+) -> np.ndarray:
+    """Decodes a record and returns its evaluation view; arguments and errors as in `decode`."""
+    pixels = decode(record, channels, origin, crops.max_pixels)
+    with naming(record, origin):
+        return eval_view(pixels, crops)

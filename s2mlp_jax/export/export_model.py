@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from s2mlp_jax.cli import ExitCode
+from s2mlp_jax.data.decoding import BrokenImageError
 from s2mlp_jax.data.image_files import find_files
 from s2mlp_jax.export import onnx, pytorch, stablehlo
 from s2mlp_jax.export.common import require
@@ -186,6 +187,6 @@ def _compare_on(path: str, preprocess: Preprocessing) -> np.ndarray:
     for file in files:
         try:
             made.append(preprocess(file))
-        except Exception as error:  # a broken file can make Pillow raise anything
-            raise ValueError(f"--images: {file} cannot be read as an image: {error}.") from error
+        except BrokenImageError as error:
+            raise ValueError(f"--images: {error}") from error
     return np.stack(made)

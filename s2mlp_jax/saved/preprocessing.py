@@ -7,7 +7,8 @@ import typing
 import numpy as np
 from PIL import Image
 
-from s2mlp_jax.data.views import Crops, eval_view, read_pixels
+from s2mlp_jax.data.decoding import BrokenImageError, read_pixels
+from s2mlp_jax.data.views import Crops, eval_view
 
 # A file, a Pillow image, or pixels (h, w) or (h, w, c) uint8.
 ImageLike = str | pathlib.Path | typing.IO[bytes] | Image.Image | np.ndarray
@@ -76,7 +77,7 @@ class Preprocessing:
         """Returns the view to classify, (image_size, image_size, channels) uint8.
 
         Raises:
-          OSError, SyntaxError: a file that is not a complete image; Pillow raises both.
+          BrokenImageError: a file that is not a complete image; the message names the file.
           ValueError: an array that is not an image.
         """
         if isinstance(image, np.ndarray):
@@ -88,7 +89,11 @@ class Preprocessing:
                     f"got {image.dtype}{list(image.shape)}."
                 )
             image = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
-        return eval_view(read_pixels(image, self.channels), self.crops)
+        try:
+            return eval_view(read_pixels(image, self.channels), self.crops)
+        except BrokenImageError as error:
+            name = f"{image}: " if isinstance(image, str | pathlib.Path) else ""
+            raise BrokenImageError(f"{name}{error.reason}.", error.reason) from error
 
     def __call__(self, image: ImageLike) -> np.ndarray:
         """Returns a model's input, (image_size, image_size, channels) float32; raises as `pixels`.

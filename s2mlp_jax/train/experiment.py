@@ -235,7 +235,7 @@ def open_data(data: DataOptions) -> tuple[sources.Split, sources.Split]:
         sources.prepare(data.name, data.data_dir, data.download)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("data prepared")
-    how = (data.data_dir, data.cache, data.channels)
+    how = (data.data_dir, data.cache, data.channels, data.on_corrupt, data.max_pixels)
     return (
         sources.open_split(data.name, data.train_split, *how),
         sources.open_split(data.name, data.eval_split, *how),

@@ -12,7 +12,8 @@ import numpy as np
 
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.data import on_device, randaugment
-from s2mlp_jax.data.views import decode, draw_view, eval_view, make_view, rotated
+from s2mlp_jax.data.decoding import decode, read_file
+from s2mlp_jax.data.views import draw_view, eval_view, make_view, rotated
 from s2mlp_jax.visualize.canvas import new_figure, no_ticks
 
 if typing.TYPE_CHECKING:
@@ -36,7 +37,7 @@ def load_images(folder: str) -> list[np.ndarray]:
     if not files:
         raise ValueError(f"There are no images ({', '.join(_SUFFIXES)}) in the folder {folder!r}.")
     return [
-        decode({"image": path.read_bytes(), "index": path.name}, 3, folder)
+        decode({"image": read_file(path), "index": path.name}, 3, folder)
         for path in files[:_COLUMNS]
     ]
 

@@ -9,8 +9,9 @@ import ml_collections
 import numpy as np
 
 from s2mlp_jax import config as config_lib
+from s2mlp_jax.data.decoding import BrokenImageError, read_pixels
 from s2mlp_jax.data.on_device import normalize
-from s2mlp_jax.data.views import eval_view, read_pixels
+from s2mlp_jax.data.views import eval_view
 from s2mlp_jax.train.experiment import Experiment, create_experiment
 from s2mlp_jax.train.restore import restore_run
 from s2mlp_jax.visualize.canvas import (
@@ -115,8 +116,8 @@ def principal_colors(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _load(path: str, channels: int) -> np.ndarray:
     try:
         return read_pixels(path, channels)
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"No image can be read from {path!r}: {error}.") from error
+    except BrokenImageError as error:
+        raise ValueError(f"No image can be read from {path!r}: {error.reason}.") from error
 
 
 def _page(subject: Subject, pixels: np.ndarray, said: str, tokens: list[np.ndarray]) -> "Figure":

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from s2mlp_jax.data.on_device import normalize
-from s2mlp_jax.data.views import decode, eval_view
+from s2mlp_jax.data.views import read_eval_view
 from s2mlp_jax.train.devices import shard_batch
 from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.restore import Restored
@@ -85,7 +85,7 @@ def eval_image(run: Experiment, index: int) -> tuple[np.ndarray, int]:
       The image (image_size, image_size, channels) uint8, and its class.
 
     Raises:
-      ValueError: if the index is out of range.
+      ValueError: if the index is out of range, or the image broken.
     """
     split = run.eval_split
     if not 0 <= index < len(split):
@@ -93,5 +93,5 @@ def eval_image(run: Experiment, index: int) -> tuple[np.ndarray, int]:
             f"There is no image {index} in {split.name}. Allowed are 0 to {len(split) - 1}."
         )
     record = split.source[index]
-    pixels = decode(record, split.channels, split.name)
-    return eval_view(pixels, run.options.data), int(record["label"])
+    view = read_eval_view(record, split.channels, split.name, run.options.data)
+    return view, int(record["label"])

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from s2mlp_jax.data import sources
+from s2mlp_jax.data.decoding import BrokenImageError
 from s2mlp_jax.data.prepare.reduce import RESTART_ROWS, encoder, reduce_image
 from s2mlp_jax.data.prepare.workspace import check_room
 from s2mlp_jax.progress import Meter, duration, human_size, say
@@ -175,12 +176,12 @@ class _Converter:
         image = record[self.image_key]
         try:
             image = reduce_image(image, self._derived.short_side, self._derived.quality)
-        except (OSError, SyntaxError) as error:
+        except BrokenImageError as error:
             texts = (v.decode(errors="replace") for v in record.values() if isinstance(v, bytes))
             name = next((text for text in texts if len(text) < 100), "")
             raise ValueError(
                 f"Broken image in {self.builder.info.full_name}: {name}, {len(image)} bytes: "
-                f"{error}. Prepare that data set again from whole files."
+                f"{error.reason}. Prepare that data set again from whole files."
             ) from error
         return {**record, self.image_key: image}
 

@@ -5,6 +5,7 @@ import io
 import PIL
 from PIL import Image, features
 
+from s2mlp_jax.data.decoding import open_image
 from s2mlp_jax.data.jpeg import add_index
 
 JPEG_QUALITY = 95  # without chroma subsampling; docs/imagenet.md has the reasons in a table
@@ -27,10 +28,11 @@ def reduce_image(image: bytes, short_side: int, quality: int, subsampling: int =
       subsampling: chroma subsampling of a JPEG, in Pillow's numbers: 0 is 4:4:4, 2 is 4:2:0.
 
     Raises:
-      OSError, SyntaxError: if it is not a complete image.
+      BrokenImageError: if it is not a complete image, or too large.
     """
-    picture: Image.Image = Image.open(io.BytesIO(image))
-    picture.load()  # finds a broken image here, not in training
+    with open_image(io.BytesIO(image)) as opened:
+        opened.load()  # finds a broken image here, not in training
+        picture: Image.Image = opened
     short = min(picture.size)
     if short <= short_side:
         return image
