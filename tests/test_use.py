@@ -239,10 +239,10 @@ def test_a_folder_that_does_not_fit_is_refused(model: pathlib.Path, tmp_path: pa
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("config.json", "{}", "is not the folder of a model: 'model'"),
+        ("config.json", "{}", "config.json has no field model, training"),
         ("config.json", "{", "config.json cannot be read"),
         ("class_names.json", '["a"]', "has 1 names, and the model 10 classes"),
-        ("preprocessing.json", '{"image_size": 8}', "is not the folder of a model: .*crop_ratio"),
+        ("preprocessing.json", '{"image_size": 8}', "preprocessing.json has no field crop_ratio"),
         ("model.safetensors", "x", "model.safetensors cannot be read"),
     ],
 )

@@ -23,6 +23,8 @@ INTERPOLATIONS: dict[str, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
 }
 
+MAX_IMAGE_SIZE = 4096  # pixels per side of what a model sees
+
 # Width over height of a random resized crop, drawn log-uniformly (torchvision's and DeiT's).
 _ASPECT_RATIO = (3 / 4, 4 / 3)
 

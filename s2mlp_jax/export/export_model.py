@@ -125,7 +125,7 @@ def export_model(
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"{output} is there already: take another folder.")
     content = pretrained.read(source, checkpoint, weights, image_size)
-    pretrained.check_fit(content.weights, content.preprocessing.channels)
+    pretrained.check_fit(content.weights, content.preprocessing.channels, source)
     model = build(content.weights.variant, content.weights.num_classes)
     pixels = _compare_on(images, content.preprocessing)
     incomplete = output.with_name(f"incomplete.{output.name}")

@@ -6,8 +6,31 @@ from collections.abc import Iterator
 
 from s2mlp_jax.data.views import eval_short_side
 from s2mlp_jax.saved.model_folder import ModelFolder
+from s2mlp_jax.saved.untrusted import check_kind
 
 LICENSE = "apache-2.0"  # licence of this code; the owner of weights chooses theirs
+_SPLIT: dict[str, typing.Any] = {"name": str, "images": int}
+_TRAINING: dict[str, typing.Any] = {
+    "data": {"train": _SPLIT, "eval": _SPLIT},
+    "step": int,
+    "epoch": float,
+    "finished": bool,
+    "weights": str,
+    "parameters": int,
+    "macs": int,
+    "recipe": {"train.steps": int},
+    "evaluation": dict,
+    "environment": dict,
+}
+_EVALUATION = dict.fromkeys(("accuracy_top1", "accuracy_top5", "loss", "count"), float)
+_ENVIRONMENT: dict[str, typing.Any] = {
+    "git_commit": str,
+    "python": str,
+    "versions": dict,
+    "processor": str,
+    "devices": [str],
+    "processes": int,
+}
 _PAPER = "https://arxiv.org/abs/2106.07477"
 
 
@@ -18,7 +41,11 @@ def write_card(content: ModelFolder, title: str, usage: str, license_name: str =
       title: title of the model.
       usage: how these files are used, in Markdown; FOLDER stands for the folder.
       license_name: licence of the weights, as hubs write it: "apache-2.0", "cc-by-4.0", ...
+
+    Raises:
+      ValueError: the training record is not one that `from_run` made.
     """
+    check_training(content.training)
     return "\n".join(
         [
             *_front_matter(content, title, license_name),
@@ -38,6 +65,22 @@ def write_card(content: ModelFolder, title: str, usage: str, license_name: str =
             "",
         ]
     )
+
+
+def check_training(training: dict[str, typing.Any]) -> None:
+    """Checks what the card reads of a training record, which may come from a stranger's folder.
+
+    Raises:
+      ValueError: the message names the field.
+    """
+    if not training:
+        return
+    check_kind(training, _TRAINING, "training in config.json")
+    for name, kinds in (("evaluation", _EVALUATION), ("environment", _ENVIRONMENT)):
+        if training[name]:
+            check_kind(training[name], kinds, f"training in config.json: {name}")
+    for name, version in training["environment"].get("versions", {}).items():
+        check_kind(version, str, f"training in config.json: environment: versions: {name}")
 
 
 def _front_matter(content: ModelFolder, title: str, license_name: str) -> Iterator[str]:

@@ -9,6 +9,10 @@ import re
 import typing
 import uuid
 
+_MAX_BYTES = 64 << 20  # of a JSON file
+_MAX_NESTING = 32  # of lists and objects in one another
+_TOO_DEEP = f"it is nested more than {_MAX_NESTING} deep"
+
 Kind = typing.Literal["run", "exported model", "sweep", "none"]
 
 _A_KIND: dict[str, str] = {
@@ -155,14 +159,38 @@ def read_json(path: pathlib.Path) -> typing.Any:
     """Reads a JSON file.
 
     Raises:
-      ValueError: if the file is missing or not JSON; the message names the file.
+      ValueError: if the file is missing, not JSON, or too large; the message names the file.
     """
     try:
-        return json.loads(path.read_text())
+        if path.exists() and not path.is_file():  # reading a pipe may never end
+            raise ValueError("it is not a file")
+        if (size := path.stat().st_size) > _MAX_BYTES:
+            raise ValueError(f"it has {size:,} bytes, and at most {_MAX_BYTES:,} are read")
+        return parse_json(path.read_text())
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}.") from error
+
+
+def parse_json(text: str) -> typing.Any:
+    """Returns the content of a JSON text.
+
+    Raises:
+      ValueError: if it is not JSON, or nested more deeply than any file of ours.
+    """
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    level, depth = [x for x in [content] if isinstance(x, dict | list)], 0
+    while level:
+        depth += 1
+        if depth > _MAX_NESTING:
+            raise ValueError(_TOO_DEEP)
+        lists = (x.values() if isinstance(x, dict) else x for x in level)
+        level = [x for items in lists for x in items if isinstance(x, dict | list)]
+    return content
 
 
 def read_json_lines(path: pathlib.Path) -> list[dict[str, typing.Any]]:

@@ -9,12 +9,14 @@ from s2mlp_jax import config as config_lib
 from s2mlp_jax.data.options import DataOptions
 from s2mlp_jax.data.split import public_name
 from s2mlp_jax.models.cost import variant_cost
+from s2mlp_jax.saved.arrays import flatten
 from s2mlp_jax.saved.checkpoints import Checkpoints
 from s2mlp_jax.saved.files import read_json
 from s2mlp_jax.saved.metrics import read_metrics
 from s2mlp_jax.saved.model_folder import ModelFolder
 from s2mlp_jax.saved.preprocessing import Preprocessing
 from s2mlp_jax.saved.run_folder import RunFolder
+from s2mlp_jax.saved.untrusted import check_values
 from s2mlp_jax.saved.weights_file import Weights
 
 # Config fields shown on the model card.
@@ -58,6 +60,7 @@ def read_run(workdir: pathlib.Path, checkpoint: str, last: bool = False) -> Mode
     checkpoints = Checkpoints(folder.path, read_only=True)
     step = checkpoints.find(checkpoint)
     variables, averaged = checkpoints.read_variables(step, last)
+    check_values(flatten(variables), f"Checkpoint {step} in {checkpoints.directory}")
     class_names = tuple(data["class_names"])
     weights = Weights(
         variables,

@@ -12,11 +12,12 @@ import json
 import pathlib
 import typing
 
+from s2mlp_jax.models import get_variant
 from s2mlp_jax.options import DTYPES
-from s2mlp_jax.saved.arrays import unflatten
 from s2mlp_jax.saved.files import Folder, read_json
-from s2mlp_jax.saved.preprocessing import Preprocessing
-from s2mlp_jax.saved.weights_file import Weights, read_state_dict, write_weights
+from s2mlp_jax.saved.preprocessing import Preprocessing, read_preprocessing
+from s2mlp_jax.saved.untrusted import check_kind, check_model
+from s2mlp_jax.saved.weights_file import Weights, read_variables, write_weights
 
 
 class ModelFolder(typing.NamedTuple):
@@ -70,45 +71,56 @@ def read_description(
     """Returns the model's name, its fields, and the preprocessing, without the weights.
 
     Raises:
-      ValueError: a file is missing or invalid; the message names the file or the folder.
+      ValueError: a file is missing or invalid; the message names the file.
     """
     files = Folder(pathlib.Path(folder))
-    config, how = read_json(files.config_file), read_json(files.preprocessing_file)
-    try:
-        return config["model"]["name"], config["model"]["fields"], Preprocessing(**how)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder} is not the folder of a model: {error}.") from error
+    config, preprocessing = _read_config(files)
+    return config["model"]["name"], config["model"]["fields"], preprocessing
 
 
 def read_model_folder(folder: str | pathlib.Path) -> ModelFolder:
     """Reads what `write_model_folder` wrote; does not check that the weights fit the model.
 
     Raises:
-      ValueError: a file is missing or invalid; the message names the file or the folder.
+      ValueError: a file is missing or invalid; the message names the file.
     """
     files = Folder(pathlib.Path(folder))
-    variables = unflatten(read_state_dict(files.weights_file))
-    config, class_names = read_json(files.config_file), read_json(files.class_names_file)
-    try:
-        weights = Weights(variables, **config["model"])
-        preprocessing = Preprocessing(**read_json(files.preprocessing_file))
-        training = config["training"]
-        # Older exports do not have this field; they have the dtype in the recipe only.
-        dtype = config.get("dtype") or training.get("recipe", {}).get("train.dtype", "float32")
-        content = ModelFolder(weights, preprocessing, tuple(class_names), dtype, training)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder} is not the folder of a model: {error}.") from error
-    if len(class_names) != weights.num_classes:
+    config, preprocessing = _read_config(files)
+    class_names = read_json(files.class_names_file)
+    check_kind(class_names, [str], str(files.class_names_file))
+    if len(class_names) != config["model"]["num_classes"]:
         raise ValueError(
             f"{files.class_names_file} has {len(class_names)} names, and the model "
-            f"{weights.num_classes} classes."
+            f"{config['model']['num_classes']} classes."
         )
+    weights = Weights(read_variables(files.weights_file), **config["model"])
+    return ModelFolder(
+        weights, preprocessing, tuple(class_names), config["dtype"], config["training"]
+    )
+
+
+def _read_config(files: Folder) -> tuple[dict[str, typing.Any], Preprocessing]:
+    """Returns the content of config.json, checked and with its dtype, and the preprocessing."""
+    config, name = read_json(files.config_file), str(files.config_file)
+    check_kind(config, {"model": dict, "training": dict, "dtype": str}, name, ("dtype",))
+    check_model(config["model"], f"{name}: model")
+    recipe = config["training"].get("recipe", {})
+    check_kind(recipe, {"train.dtype": str}, f"{name}: training: recipe", ("train.dtype",))
+    # Older exports do not have this field; they have the dtype in the recipe only.
+    dtype = config["dtype"] = config.get("dtype") or recipe.get("train.dtype", "float32")
     if dtype not in DTYPES:
-        raise ValueError(
-            f"{files.config_file}: unknown dtype {dtype!r}. Allowed are {', '.join(DTYPES)}."
-        )
-    return content
+        raise ValueError(f"{name}: unknown dtype {dtype!r}. Allowed are {', '.join(DTYPES)}.")
+    preprocessing = read_preprocessing(files.preprocessing_file)
+    stored = config["model"]
+    try:
+        variant = get_variant(stored["name"], **stored["fields"])
+        variant.check_other_size(stored["image_size"], preprocessing.image_size)
+    except ValueError as error:
+        raise ValueError(f"{files.preprocessing_file}: {error}") from error
+    return config, preprocessing
 
 
 def _write_json(path: pathlib.Path, content: typing.Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    # A class's folder may have a name that is not UTF-8: half a character, in JSON as \\udcff.
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))

@@ -9,6 +9,8 @@ from PIL import Image
 
 from s2mlp_jax.data.decoding import BrokenImageError, read_pixels
 from s2mlp_jax.data.views import Crops, eval_view
+from s2mlp_jax.saved.files import read_json
+from s2mlp_jax.saved.untrusted import check_between, check_kind, check_known
 
 # A file, a Pillow image, or pixels (h, w) or (h, w, c) uint8.
 ImageLike = str | pathlib.Path | typing.IO[bytes] | Image.Image | np.ndarray
@@ -52,6 +54,12 @@ class Preprocessing:
                 "There is no preprocessing here but with antialias true and decoder pillow, "
                 f"got {self.antialias} and {self.decoder!r}."
             )
+        for field, values, low, high in (
+            ("mean", self.mean, -1e3, 1e3),
+            ("std", self.std, 1e-6, 1e3),
+        ):
+            for value in values:
+                check_between(value, low, high, field)
         self._make_crops()  # checks the other values
 
     @property
@@ -103,3 +111,22 @@ class Preprocessing:
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         # In the order of data.on_device.normalize, so that values equal those of the evaluation.
         return self.pixels(image).astype(np.float32) * (1 / (255 * std)) - mean / std
+
+
+def read_preprocessing(path: pathlib.Path) -> Preprocessing:
+    """Reads `preprocessing.json`.
+
+    Raises:
+      ValueError: the file is missing or invalid; the message names it, and the field.
+    """
+    content, name = read_json(path), str(path)
+    kinds = {
+        field: [float] if typing.get_origin(kind) is tuple else kind
+        for field, kind in typing.get_type_hints(Preprocessing).items()
+    }
+    check_kind(content, kinds, name, ("antialias", "decoder", "rotate"))
+    check_known(content, kinds, name)
+    try:
+        return Preprocessing(**content)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error

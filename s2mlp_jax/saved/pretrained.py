@@ -61,7 +61,7 @@ def load(
     stored, preprocessing = content.weights, content.preprocessing
     dtype = DTYPES[content.dtype] if dtype is None else dtype
     model = build(stored.variant, stored.num_classes, dtype)
-    check_fit(stored, preprocessing.channels)
+    check_fit(stored, preprocessing.channels, path)
     return Pretrained(model, stored.variables, preprocessing, content.class_names)
 
 
@@ -139,15 +139,27 @@ def read_any(path: str | pathlib.Path, checkpoint: str = "", weights: str = "ave
     return read_weights(path)
 
 
-def check_fit(stored: Weights, channels: int) -> None:
+def check_fit(stored: Weights, channels: int, path: str | pathlib.Path = "") -> None:
     """Checks that weights fit their model.
+
+    Args:
+      path: where they are from, for the message.
 
     Raises:
       ValueError: lists all missing names, unexpected names and wrong shapes.
     """
-    model = build(stored.variant, stored.num_classes)
+    arrays, variant = flatten(stored.variables), stored.variant
+    where = f"{path}: " if path else ""
+    if (blocks := sum(variant.depths)) > len(arrays):  # before many blocks are built, for minutes
+        raise ValueError(
+            f"{where}the model has {blocks} blocks, and its file {len(arrays)} arrays."
+        )
+    model = build(variant, stored.num_classes)
     shapes = jax.eval_shape(
         lambda key: init(model, key, stored.image_size, channels), jax.random.key(0)
     )
     expected = {leaf_name(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(shapes)}
-    check_arrays(expected, flatten(stored.variables))
+    try:
+        check_arrays(expected, arrays)
+    except ValueError as error:
+        raise ValueError(f"{where}{error}") from None

@@ -16,6 +16,8 @@ import numpy as np
 from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.models.variants import get_variant
 from s2mlp_jax.saved.arrays import flatten, unflatten
+from s2mlp_jax.saved.files import parse_json
+from s2mlp_jax.saved.untrusted import check_model, check_names, check_values
 
 Path = str | pathlib.Path
 Arrays = Mapping[str, np.ndarray]
@@ -23,6 +25,9 @@ Arrays = Mapping[str, np.ndarray]
 PYTORCH_ENDINGS = (".pt", ".pth", ".bin")  # PyTorch's pickles
 ENDINGS = (".safetensors", *PYTORCH_ENDINGS)
 _NESTED = ("state_dict", "model")  # keys that may hold the weights of a checkpoint
+# Types of safetensors that numpy reads: not those of 8 bits and fewer.
+_KINDS = {"BF16", "F16", "F32", "F64", "C64", "BOOL"}
+_KINDS |= {f"{sign}{bits}" for sign in "IU" for bits in (8, 16, 32, 64)}
 _INSTALL = {
     "safetensors": "pip install safetensors",
     "torch": "pip install torch",
@@ -83,12 +88,28 @@ def read_weights(path: Path) -> Weights:
     """
     arrays, metadata = _read_safetensors(_existing(path))
     try:
-        return Weights(unflatten(arrays), **json.loads(metadata["model"]))
-    except (KeyError, TypeError, ValueError) as error:  # missing entry, or another program's
+        model = parse_json(metadata["model"])
+    except (KeyError, ValueError) as error:  # missing entry, or another program's
         raise ValueError(
             f"{path} does not say which model it is of, so it was not written by "
             "`python -m s2mlp_jax.export --from-torch`."
         ) from error
+    check_model(model, f"{path}: model")
+    return Weights(_variables(arrays, path), **model)
+
+
+def read_variables(path: Path) -> dict[str, typing.Any]:
+    """Reads the variables for `model.apply` from the file of an exported folder.
+
+    Raises:
+      ValueError: the file cannot be read, or has other arrays than finite floating-point ones.
+    """
+    return _variables(_read_safetensors(_existing(path))[0], path)
+
+
+def _variables(arrays: Arrays, path: Path) -> dict[str, typing.Any]:
+    check_values(arrays, str(path))
+    return unflatten(arrays)
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
@@ -179,7 +200,14 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[s
     safetensors = _import("safetensors", path)
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            names = set(file.keys())
+            check_names(names, str(path))
+            kinds = {name: file.get_slice(name).get_dtype() for name in sorted(names)}
+            if strange := [f"{name} ({x})" for name, x in kinds.items() if x not in _KINDS]:
+                raise ValueError(
+                    f"{path} has arrays of a type that is not read here, such as {strange[0]}."
+                )
+            return {name: file.get_tensor(name) for name in kinds}, file.metadata() or {}
     except safetensors.SafetensorError as error:
         raise _unreadable(path, error) from error
 

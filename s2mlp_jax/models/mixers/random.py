@@ -12,6 +12,8 @@ from s2mlp_jax.models.layer_cost import Cost
 from s2mlp_jax.models.mixers.base import TokenMixer, register
 from s2mlp_jax.models.precision import keep, product
 
+_MOST = 64  # tokens per side: the matrix has 16.8 million numbers
+
 
 @register("random")
 class Random(TokenMixer):
@@ -27,6 +29,11 @@ class Random(TokenMixer):
     bound_to_grid = True
     row_of_tokens = True
     relations = {"random matrix (RandFormer)": {}}
+
+    def check_grid(self, grid: int) -> None:
+        """Raises a ValueError if the matrix, which is drawn with the model, takes too long."""
+        if grid > _MOST:
+            raise ValueError(f"the mixer random makes a matrix for at most {_MOST}x{_MOST} tokens")
 
     def cost(self, dim: int, tokens: int) -> Cost:
         """Counts the product with the matrix, which has no trained numbers."""
