@@ -23,6 +23,8 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from s2mlp_jax.escape import printable
+
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Recipe, a file of configs/. For eval the run's own, unless given."
 )
@@ -92,7 +94,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     except (flags.Error, AttributeError, KeyError) as error:
         from s2mlp_jax.config import explain_flags  # a slow import, needed only here
 
-        print(f"Error: {explain_flags(argv, error)}", file=sys.stderr)
+        said = printable(explain_flags(argv, error), lines=True)
+        print(f"Error: {said}", file=sys.stderr)
         sys.exit(ExitCode.BAD_INPUT)
     return rest
 

@@ -1,6 +1,6 @@
 """What all commands share: exit codes, parsers of options, and one rule for errors.
 
-This file imports only the standard library, so `--help` is quick, and a report needs no jax.
+This file needs only the standard library, so `--help` is quick, and a report needs no jax.
 """
 
 import argparse
@@ -16,6 +16,8 @@ import sys
 import sysconfig
 import typing
 from collections.abc import Callable, Iterable
+
+from s2mlp_jax.escape import printable
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
@@ -47,7 +49,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> typing.NoReturn:
         """Prints the message and exits."""
-        self.exit(ExitCode.BAD_INPUT, f"Error: {message}\n")
+        self.exit(ExitCode.BAD_INPUT, f"Error: {printable(message, lines=True)}\n")
 
 
 def command(main: Callable[_P, int]) -> Callable[_P, int]:
@@ -72,7 +74,7 @@ def command(main: Callable[_P, int]) -> Callable[_P, int]:
                 raise
             stopped = f"{message} Start the same command again to go on."
             message = stopped if code == ExitCode.STOPPED else f"Error: {message}"
-            print(message, file=sys.stderr, flush=True)
+            print(printable(message, lines=True), file=sys.stderr, flush=True)
             return code
 
     return run

@@ -12,7 +12,6 @@ import collections
 import concurrent.futures
 import csv
 import itertools
-import json
 import os
 import pathlib
 import sys
@@ -27,6 +26,7 @@ from tqdm import tqdm
 from s2mlp_jax.cli import ExitCode, Parser, command
 from s2mlp_jax.data.decoding import BrokenImageError
 from s2mlp_jax.data.image_files import find_files
+from s2mlp_jax.escape import json_line, printable
 from s2mlp_jax.progress import plural
 from s2mlp_jax.saved.model_options import add_model_options, load_model
 from s2mlp_jax.saved.preprocessing import Preprocessing
@@ -128,13 +128,14 @@ def _writer(how: str, names: Sequence[str], top: int) -> Callable[[Prediction], 
                 for name, c, p in zip(named, classes, probabilities, strict=True)
             ]
             line = {"file": str(file), **({"error": error} if error else {"predictions": found})}
-            print(json.dumps(line, ensure_ascii=False))
+            print(json_line(line))
         elif how == "csv":
             pairs = itertools.chain(*zip(named, shares, strict=True))
-            table.writerow([file, *pairs, *[""] * (2 * (top - len(named))), error])
+            row = [file, *pairs, *[""] * (2 * (top - len(named))), error]
+            table.writerow(map(printable, row))
         elif not error:
             parts = [f"{n} {p:.1%}" for n, p in zip(named, probabilities, strict=True)]
-            print(f"{file}  {'  '.join(parts)}")
+            print(printable(f"{file}  {'  '.join(parts)}"))
 
     return write
 
@@ -177,7 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write(prediction)
         if prediction.error:
             failed += 1
-            tqdm.write(f"No image: {prediction.file}: {prediction.error}", file=sys.stderr)
+            said = f"No image: {prediction.file}: {prediction.error}"
+            tqdm.write(printable(said), file=sys.stderr)
     seconds = time.perf_counter() - started
     done = len(files) - failed
     print(

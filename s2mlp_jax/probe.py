@@ -21,6 +21,7 @@ from s2mlp_jax.cli import ExitCode, Parser, command
 from s2mlp_jax.data import sources
 from s2mlp_jax.data.names import folder_of
 from s2mlp_jax.data.pipeline import eval_batches
+from s2mlp_jax.escape import printable
 from s2mlp_jax.saved.model_options import add_model_options, load_model
 from s2mlp_jax.saved.pretrained import Pretrained, compiled
 
@@ -126,9 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fit, judge = (features(pretrained, split, flags.batch_size) for split in splits)
     if len(np.unique(fit[1])) < 2:
         raise ValueError(f"{splits[0].name} has images of one class only.")
-    print(f"fit on   {splits[0].name}: {len(fit[0]):,} images, {fit[0].shape[1]} features of each")
+    names = [printable(split.name) for split in splits]
+    print(f"fit on   {names[0]}: {len(fit[0]):,} images, {fit[0].shape[1]} features of each")
     flags.neighbors = min(flags.neighbors, len(fit[0]))
-    print(f"judge by {splits[1].name}: {len(judge[0]):,} images", flush=True)
+    print(f"judge by {names[1]}: {len(judge[0]):,} images", flush=True)
     result = {
         "nearest_neighbors": nearest_neighbors(fit, judge, flags.neighbors),
         "linear_probe": linear_probe(fit, judge, flags.inverse_penalty),

@@ -9,6 +9,8 @@ import types
 
 from tqdm import tqdm
 
+from s2mlp_jax.escape import printable
+
 _SECONDS_BETWEEN_LINES = 30.0
 
 
@@ -20,7 +22,7 @@ def say(message: str, every_process: bool = False) -> None:
         finds in its own part of the data.
     """
     if every_process or _is_first_process():
-        tqdm.write(message, file=sys.stdout)
+        tqdm.write(printable(message, lines=True), file=sys.stdout)
         sys.stdout.flush()
 
 
@@ -92,7 +94,7 @@ class Meter:
         self._what, self._total = what, total
         self._start = self._last_line = time.monotonic()
         self._bar = tqdm(
-            desc=what,
+            desc=printable(what),
             total=total,
             unit=unit,
             unit_scale=True,

@@ -13,12 +13,12 @@ PACKAGE = ROOT / "s2mlp_jax"
 
 # What each room, a folder or a file of the package, may import besides itself. Whoever makes a new
 # one says here where it belongs.
-GROUND = {"checks", "cli", "lock", "progress", "rng"}
+GROUND = {"checks", "cli", "escape", "lock", "progress", "rng"}
 CONFIG = GROUND | {"models", "data", "options"}
 SAVED = CONFIG | {"config"}
 USE = SAVED | {"saved"}
 ROOMS = {
-    **{room: set[str]() for room in GROUND},
+    **{room: {"escape"} for room in GROUND},
     "models": GROUND,
     "data": GROUND | {"models"},
     "options": GROUND | {"models", "data"},
@@ -27,7 +27,7 @@ ROOMS = {
     "train": SAVED | {"saved"},
     **dict.fromkeys(("export", "predict", "probe"), USE),
     **dict.fromkeys(("sweep", "visualize"), USE | {"train"}),
-    "report": {"cli", "progress", "saved.files", "saved.metrics", "data.split"},
+    "report": {"cli", "escape", "progress", "saved.files", "saved.metrics", "data.split"},
 }
 # The one command of the report that computes with models.
 EXCEPTIONS = {("report.__main__", "models.relations")}

@@ -5,6 +5,7 @@ import typing
 from collections.abc import Iterator
 
 from s2mlp_jax.data.views import eval_short_side
+from s2mlp_jax.escape import code, markdown, printable
 from s2mlp_jax.saved.model_folder import ModelFolder
 from s2mlp_jax.saved.untrusted import check_kind
 
@@ -49,19 +50,20 @@ def write_card(content: ModelFolder, title: str, usage: str, license_name: str =
     return "\n".join(
         [
             *_front_matter(content, title, license_name),
-            f"# {title}",
+            f"# {markdown(title)}",
             "",
             *_summary(content),
             "",
             "## Use",
             "",
-            usage.strip().replace("FOLDER", title),
+            usage.strip().replace("FOLDER", printable(title)),
             "",
             *_preprocessing(content),
             *_training(content.training),
             "## Licence",
             "",
-            f"{license_name}. What the data may be used for is for their own licence to say.",
+            f"{markdown(license_name)}. What the data may be used for is for their own licence to "
+            "say.",
             "",
         ]
     )
@@ -111,7 +113,7 @@ def _front_matter(content: ModelFolder, title: str, license_name: str) -> Iterat
 
 def _quoted(text: str) -> str:
     """Quotes a string for YAML; JSON strings are valid YAML."""
-    return json.dumps(text, ensure_ascii=False)
+    return printable(json.dumps(text, ensure_ascii=False))
 
 
 def _dataset(split: str) -> str:
@@ -146,7 +148,7 @@ def _summary(content: ModelFolder) -> Iterator[str]:
     yield "| data | images | top-1 | top-5 | loss |"
     yield "|---|---:|---:|---:|---:|"
     yield (
-        f"| {training['data']['eval']['name']} | {evaluation['count']:,} | "
+        f"| {markdown(training['data']['eval']['name'])} | {evaluation['count']:,} | "
         f"{evaluation['accuracy_top1']:.2%} | {evaluation['accuracy_top5']:.2%} | "
         f"{evaluation['loss']:.4f} |"
     )
@@ -178,8 +180,8 @@ def _training(training: dict[str, typing.Any]) -> Iterator[str]:
     averaged = ", averaged weights" if training["weights"] == "average" else ""
     left = "" if training["finished"] else ", which is not the end of the run"
     yield (
-        f"{data['train']['name']}, {data['train']['images']:,} images, {training['epoch']:.1f} "
-        f"epochs: step {training['step']:,}{averaged}{left}."
+        f"{markdown(data['train']['name'])}, {data['train']['images']:,} images, "
+        f"{training['epoch']:.1f} epochs: step {training['step']:,}{averaged}{left}."
     )
     yield ""
     yield "| field | value |"
@@ -188,13 +190,14 @@ def _training(training: dict[str, typing.Any]) -> Iterator[str]:
     instead = "train.epochs" if recipe["train.steps"] else "train.steps"  # the unused one
     for field, value in recipe.items():
         if field != instead and value != "":
-            yield f"| `{field}` | {value} |"
+            yield f"| {code(field)} | {markdown(value)} |"
     yield ""
     if not environment:
         return
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    yield f"Commit {environment['git_commit']}; Python {environment['python']}, {versions}."
-    yield (
+    about = f"Commit {environment['git_commit']}; Python {environment['python']}, {versions}."
+    yield markdown(about)
+    yield markdown(
         f"Hardware: {', '.join(sorted(set(environment['devices'])))} "
         f"({len(environment['devices'])}), {environment['processor']}, "
         f"{environment['processes']} process(es)."

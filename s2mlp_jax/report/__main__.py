@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from s2mlp_jax.cli import ExitCode, Parser, command
+from s2mlp_jax.escape import printable
 from s2mlp_jax.report import markdown
 from s2mlp_jax.report.write import default_folder, read_studies, write_studies
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = default_folder(flags.workdirs, flags.output)
     write_studies(studies, folder)
     for study in studies:
-        print("\n\n".join(markdown.summary(study)) + "\n")
+        print(printable("\n\n".join(markdown.summary(study)), lines=True) + "\n")
     print(f"Wrote {folder}/report.html, report.md, settings.csv, runs.csv and the plots.")
     return ExitCode.DONE
 

@@ -1,7 +1,10 @@
 """Tables and whole reports as Markdown."""
 
+import os
+import urllib.parse
 from collections.abc import Mapping, Sequence
 
+from s2mlp_jax.escape import code, markdown
 from s2mlp_jax.report.runs import Study
 from s2mlp_jax.report.tables import (
     Provenance,
@@ -22,20 +25,22 @@ def report(studies: Sequence[Study], plots: Mapping[str, Sequence[str]]) -> str:
     provenance, parts = Provenance(), ["# Report"]
     for study in studies:
         parts += summary(study)
-        parts += [f"![{study.title}]({name})" for name in plots.get(study.name, ())]
+        for name in plots.get(study.name, ()):
+            place = urllib.parse.quote(os.fsencode(name))
+            parts.append(f"![{markdown(study.title)}]({place})")
         parts += ["<details><summary>Every run</summary>"]
         parts += [render(runs_table(study, provenance)), "</details>"]
     parts.append("## What was run")
     for number, pairs in enumerate(provenance.lines(), start=1):
-        listed = "\n".join(f"- {name}: `{text}`" for name, text in pairs)
+        listed = "\n".join(f"- {name}: {code(text)}" for name, text in pairs)
         parts.append(f"{number}.\n{listed}")
     return "\n\n".join(parts) + "\n"
 
 
 def summary(study: Study) -> list[str]:
     """Returns the paragraphs of a study, without its plots and its table of runs."""
-    heading = [f"## {study.title}", f"`{study.config}`"]
-    parts = [*heading, render(settings_table(study)), *sentences(study)]
+    heading = [f"## {markdown(study.title)}", code(study.config)]
+    parts = [*heading, render(settings_table(study)), *map(markdown, sentences(study))]
     if speed := speed_table(study):
         parts.append(render(speed))
     return parts
@@ -50,12 +55,12 @@ def render(table: Table) -> str:
         head[first:] = [f"{title.split()[-1]}: {name}" for name in head[first:]]
     lines = [
         _line(head),
-        _line([":--", *["--:"] * (len(head) - 1)]),
+        "| " + " | ".join([":--", *["--:"] * (len(head) - 1)]) + " |",
         *(_line(row) for row in table.rows),
     ]
-    notes = [f"[{number}] {note}" for number, note in enumerate(table.notes, start=1)]
+    notes = [f"[{number}] {markdown(note)}" for number, note in enumerate(table.notes, start=1)]
     return "\n".join(lines) + "".join(f"\n\n{note}" for note in notes)
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(markdown(cell) for cell in cells) + " |"

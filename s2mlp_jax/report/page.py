@@ -4,6 +4,7 @@ import base64
 import html
 from collections.abc import Mapping, Sequence
 
+from s2mlp_jax.escape import printable
 from s2mlp_jax.report.runs import Study
 from s2mlp_jax.report.tables import (
     Provenance,
@@ -110,4 +111,4 @@ def _class(paper: bool, text: str) -> str:
 
 
 def _text(text: str) -> str:
-    return html.escape(text)
+    return html.escape(printable(text))

@@ -88,7 +88,7 @@ def _draw(study: Study) -> dict[str, bytes]:
 
 def _write_csv(path: pathlib.Path, records: Sequence[dict[str, typing.Any]]) -> None:
     columns = list(dict.fromkeys(column for record in records for column in record))
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(records)

@@ -5,6 +5,8 @@ import typing
 
 import numpy as np
 
+from s2mlp_jax.escape import printable
+
 if typing.TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -103,9 +105,10 @@ def pattern_name(pattern: str) -> str:
 
 
 def shorten(name: str, most: int = 16) -> str:
-    """Shortens a long name in the middle, where the names of a data set differ least."""
-    keep = (most - 1) // 2
-    return name if len(name) <= most else f"{name[: most - 1 - keep]}…{name[-keep:]}"
+    """Shortens a long name of a class in the middle, where names differ least; makes it a label."""
+    keep, name = (most - 1) // 2, printable(name)
+    name = name if len(name) <= most else f"{name[: most - 1 - keep]}…{name[-keep:]}"
+    return name.replace("$", r"\$")  # no formula
 
 
 def evenly(count: int, most: int) -> list[int]:

@@ -6,7 +6,7 @@ import ml_collections
 import numpy as np
 
 from s2mlp_jax.train.restore import restore_run
-from s2mlp_jax.visualize.canvas import QUIET, new_figure
+from s2mlp_jax.visualize.canvas import QUIET, new_figure, shorten
 from s2mlp_jax.visualize.predictions import Predictions, predict
 from s2mlp_jax.visualize.subject import of_run
 
@@ -49,6 +49,7 @@ def confusion_counts(predictions: Predictions, num_classes: int) -> np.ndarray:
 
 def _page(counts: np.ndarray, names: typing.Sequence[str], title: str) -> "Figure":
     classes = len(counts)
+    names = [shorten(name, 1000) for name in names]
     named = classes <= _MOST_NAMED
     side = min(max(3.2, 0.42 * classes), 9.0) if named else 7.5
     figure = new_figure(side + 2.4, side + 1.6)
