@@ -33,7 +33,11 @@ def import_weights(
     """
     check_ending(output, (".safetensors",))
     variant = get_variant(name, **fields)
-    variables = from_torch(variant, read_state_dict(source), num_classes, image_size)
+    state_dict = read_state_dict(source)
+    try:
+        variables = from_torch(variant, state_dict, num_classes, image_size)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
     weights = Weights(variables, name, num_classes, image_size, variant.fields())
     write_weights(output, weights)
     return weights

@@ -11,6 +11,7 @@ import numpy as np
 
 from s2mlp_jax.export.torch_tables import IGNORED, table
 from s2mlp_jax.saved.arrays import check_arrays, flatten, unflatten
+from s2mlp_jax.saved.untrusted import check_values
 
 if typing.TYPE_CHECKING:
     from s2mlp_jax.models.variant import Variant
@@ -36,7 +37,7 @@ def from_torch(
 
     Raises:
       ValueError: timm does not have the variant, or weights do not fit; one message lists all
-        missing names, unexpected names and wrong shapes.
+        missing names, unexpected names and wrong shapes. Or they are NaN, infinite or integers.
     """
     entries = table(variant)
     arrays = {
@@ -47,6 +48,7 @@ def from_torch(
         arrays,
         _given(variant, num_classes, image_size),
     )
+    check_values({entry.torch: arrays[entry.torch] for entry in entries}, "The state dict")
     return unflatten(
         {
             entry.ours: np.ascontiguousarray(entry.from_torch(arrays[entry.torch]), np.float32)

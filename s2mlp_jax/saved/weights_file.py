@@ -24,6 +24,7 @@ Arrays = Mapping[str, np.ndarray]
 
 PYTORCH_ENDINGS = (".pt", ".pth", ".bin")  # PyTorch's pickles
 ENDINGS = (".safetensors", *PYTORCH_ENDINGS)
+_SAFE_TORCH = (2, 6)  # its weights_only cannot be got round
 _NESTED = ("state_dict", "model")  # keys that may hold the weights of a checkpoint
 # Types of safetensors that numpy reads: not those of 8 bits and fewer.
 _KINDS = {"BF16", "F16", "F32", "F64", "C64", "BOOL"}
@@ -120,17 +121,27 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
         "state_dict" or "model".
 
     Raises:
-      ValueError: the file does not exist, has another ending or has no arrays, or a package is
-        missing.
+      ValueError: the file does not exist, has another ending, is damaged or has no arrays, or a
+        package is missing or too old.
     """
     path = _existing(path)
     if check_ending(path) == ".safetensors":
         return _read_safetensors(path)[0]
     torch = _import("torch", path)
+    if tuple(map(int, torch.__version__.split(".")[:2])) < _SAFE_TORCH:
+        raise ValueError(
+            f"{path} is not read with PyTorch {torch.__version__}: before "
+            f"{'.'.join(map(str, _SAFE_TORCH))} such a file could run code (CVE-2025-32434). "
+            "Update PyTorch, or take a .safetensors file."
+        )
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zipfile and torch have their own types
-        raise _unreadable(path, error) from error
+        raise ValueError(
+            f"{path} is not a state dict of PyTorch, or it is damaged: a file that "
+            "torch.save(model.state_dict(), FILE) wrote is expected, and not a pickled model, "
+            "which could run code."
+        ) from error
     for name in _NESTED:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
             loaded = loaded[name]
@@ -141,8 +152,13 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
             f"{path} holds no state dict, and none as {' or '.join(_NESTED)}: "
             f"there are no arrays at {', '.join(others)}."
         )
-    # numpy has no bfloat16.
-    return {name: (x.float() if x.is_floating_point() else x).numpy() for name, x in loaded.items()}
+    arrays = {}
+    for name, x in loaded.items():
+        try:  # numpy has no bfloat16
+            arrays[str(name)] = (x.float() if x.is_floating_point() else x).detach().numpy()
+        except Exception as error:  # a sparse or a quantized tensor, each has its own
+            raise ValueError(f"{path}: {name} is a tensor that numpy cannot hold.") from error
+    return arrays
 
 
 def write_state_dict(path: Path, state_dict: Arrays) -> None:
@@ -189,7 +205,8 @@ def _compare(path: pathlib.Path, written: Arrays, read: Arrays) -> None:
     wrong += [
         name
         for name in sorted(written.keys() & read.keys())
-        if written[name].shape != read[name].shape or not np.array_equal(written[name], read[name])
+        if written[name].shape != read[name].shape
+        or not np.array_equal(written[name], read[name], equal_nan=True)
     ]
     if wrong:
         raise ValueError(f"{path} was not written as it should be: {', '.join(wrong)} differ.")
