@@ -36,7 +36,6 @@ FREE_FIELDS = {
     "data.max_pixels",
     "data.num_threads",
     "data.prefetch",
-    "data.max_pixels",
     "train.remat",
     "train.shard_state",
     "eval.every_epochs",
