@@ -33,7 +33,10 @@ class RunFolder(Folder):
         Raises:
           ValueError: if it belongs to another run (lists the fields that differ) or is not a run's.
         """
-        if self.kind == "none" or (saved := self._config_or_none()) is None:
+        if self.kind == "none":
+            return []
+        self.check_kind("run")
+        if (saved := self._config_or_none()) is None:
             return []
         different = differences(saved, config)
         if accept_changes:

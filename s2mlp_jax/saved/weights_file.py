@@ -16,8 +16,10 @@ import numpy as np
 from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.models.variants import get_variant
 from s2mlp_jax.saved.arrays import flatten, unflatten
+from s2mlp_jax.saved.checksums import checksums
+from s2mlp_jax.saved.disk_faults import DamagedError
 from s2mlp_jax.saved.files import parse_json
-from s2mlp_jax.saved.untrusted import check_model, check_names, check_values
+from s2mlp_jax.saved.untrusted import check_kind, check_model, check_names, check_values
 
 Path = str | pathlib.Path
 Arrays = Mapping[str, np.ndarray]
@@ -25,6 +27,7 @@ Arrays = Mapping[str, np.ndarray]
 PYTORCH_ENDINGS = (".pt", ".pth", ".bin")  # PyTorch's pickles
 ENDINGS = (".safetensors", *PYTORCH_ENDINGS)
 _SAFE_TORCH = (2, 6)  # its weights_only cannot be got round
+_CHECKSUMS = "checksums"  # entry of the metadata, JSON: the checksum of each array
 _NESTED = ("state_dict", "model")  # keys that may hold the weights of a checkpoint
 # Types of safetensors that numpy reads: not those of 8 bits and fewer.
 _KINDS = {"BF16", "F16", "F32", "F64", "C64", "BOOL"}
@@ -186,6 +189,7 @@ def _write(path: pathlib.Path, arrays: Arrays, metadata: dict[str, str]) -> None
     incomplete = path.with_name(f"incomplete.{path.name}")
     try:
         if path.suffix == ".safetensors":
+            metadata = {**metadata, _CHECKSUMS: json.dumps(checksums(dict(arrays)))}
             _import("safetensors.numpy", path).save_file(dict(arrays), incomplete, metadata)
             incomplete.chmod(0o644)  # safetensors lets only the owner read it
         else:
@@ -224,9 +228,19 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[s
                 raise ValueError(
                     f"{path} has arrays of a type that is not read here, such as {strange[0]}."
                 )
-            return {name: file.get_tensor(name) for name in kinds}, file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in kinds}
+            metadata = file.metadata() or {}
     except safetensors.SafetensorError as error:
         raise _unreadable(path, error) from error
+    if _CHECKSUMS in metadata:  # not in files of other programs and of earlier versions
+        recorded, found = parse_json(metadata[_CHECKSUMS]), checksums(arrays)
+        check_kind(recorded, dict, f"{path}: {_CHECKSUMS}")
+        both = sorted(recorded.keys() | found.keys())
+        if damaged := [name for name in both if recorded.get(name) != found.get(name)]:
+            raise DamagedError(
+                f"{path} is damaged: {', '.join(damaged[:3])} differ from what was saved."
+            )
+    return arrays, metadata
 
 
 def _existing(path: Path) -> pathlib.Path:

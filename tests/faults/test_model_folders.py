@@ -18,6 +18,7 @@ import safetensors.numpy
 import s2mlp_jax
 from s2mlp_jax.export.__main__ import main as export
 from s2mlp_jax.export.model_card import write_card
+from s2mlp_jax.models.variants import get_variant
 from s2mlp_jax.predict import main as predict
 from s2mlp_jax.saved import pretrained, untrusted
 from s2mlp_jax.saved.arrays import flatten
@@ -182,7 +183,7 @@ def test_a_large_file_is_not_read(folder: pathlib.Path) -> None:
         ("patch_size", 0, "fields: patch_size must be from 1 to"),
         ("patch_size", 3, "image_size 8 is not a multiple of 3"),
         ("name", "s2mlp_wide", "fields has unknown fields: 'name'"),
-        ("mixer", "mine", "Unknown mixer 'mine'"),
+        ("mixer", "mine", "mixer 'mine' is unknown"),
     ],
 )
 def test_limits_of_the_model(
@@ -206,11 +207,11 @@ def test_limits_of_the_model(
 @pytest.mark.parametrize(
     ("file", "field", "value", "message"),
     [
-        ("config.json", ("model", "image_size"), 80_000, "image_size must be from 1 to 4,096"),
+        ("config.json", ("model", "image_size"), 80_000, "image_size must be from 1 to 8,192"),
         ("config.json", ("training",), None, "training must be an object with fields, got None"),
         ("config.json", ("model", "num_classes"), 10**9, "num_classes must be from 1 to 1,000,000"),
-        ("preprocessing.json", ("crop_ratio",), 1e-4, "crop_ratio 0.0001 resize images to 80,000"),
-        ("preprocessing.json", ("image_size",), 80_000, r"image_size must be in \[1, 4096\]"),
+        ("preprocessing.json", ("crop_ratio",), 1e-4, "crop_ratio must be in"),
+        ("preprocessing.json", ("image_size",), 80_000, r"image_size must be in \[1, 8192\]"),
         ("preprocessing.json", ("image_size",), 9, "image_size 9 is not a multiple of 2"),
         ("preprocessing.json", ("std",), [0.0], "std must be from 1e-06 to 1,000"),
         ("class_names.json", (), ["a", "b"], "has 2 names, and the model 3 classes"),
@@ -358,3 +359,24 @@ def test_good_folders_load(model: pathlib.Path) -> None:
         "x",
     )
     assert net["fields"]["depth"] == 200
+
+
+def test_a_flipped_bit_of_the_weights_is_noticed(tmp_path: pathlib.Path) -> None:
+    """At 30 places of the file, its header included; the error names the file, or the array."""
+    variables = {"params": {"a": np.random.RandomState(0).randn(40, 50).astype(np.float32)}}
+    fields = get_variant("s2mlp_digits").fields()
+    write_weights(tmp_path / "w.safetensors", Weights(variables, "s2mlp_digits", 10, 8, fields))
+    content = (tmp_path / "w.safetensors").read_bytes()
+    messages = []
+    for place in np.linspace(0, len(content) - 1, 30).astype(int):
+        damaged = bytearray(content)
+        damaged[place] ^= 4
+        (tmp_path / "damaged.safetensors").write_bytes(damaged)
+        try:
+            read = read_weights(tmp_path / "damaged.safetensors")
+        except ValueError as error:
+            messages.append(str(error))
+        else:  # a space, or a field of the description, which is not the weights
+            np.testing.assert_array_equal(read.variables["params"]["a"], variables["params"]["a"])
+    assert all("damaged.safetensors" in message for message in messages)
+    assert sum("is damaged: params/a differ from what was" in text for text in messages) > 15

@@ -40,7 +40,9 @@ def test_a_hangup_saves_and_a_second_interrupt_ends_at_once(tmp_path: pathlib.Pa
 
 @pytest.mark.slow
 def test_an_interrupt_before_training_prints_no_traceback() -> None:
-    process = start("--mode=plan", DIGITS, "--devices=8")
+    # A shell that starts something in the background lets it ignore this signal.
+    heard = ("env", "--default-signal=INT")
+    process = start("--mode=plan", DIGITS, "--devices=8", before=heard)
     wait_for(process, "^model")
     process.send_signal(signal.SIGINT)
     code, output = finish(process)
