@@ -35,6 +35,9 @@ def checksums(tree: typing.Any) -> dict[str, str]:
 
 def _parts(x: jax.Array | np.ndarray) -> Iterator[jax.Array]:
     """Yields the sums over the parts of an array on this process's devices; no part twice."""
+    if not isinstance(x, jax.Array):
+        # As bits, because jax would cut numbers of 64 bits; these are two of 32 here.
+        x = np.atleast_1d(np.ascontiguousarray(x)).view(f"uint{min(8 * x.dtype.itemsize, 32)}")
     steps = tuple(math.prod(x.shape[axis + 1 :]) % 2**32 for axis in range(x.ndim))
     if not isinstance(x, jax.Array):
         if jax.process_index() == 0:

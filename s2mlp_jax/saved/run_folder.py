@@ -130,7 +130,7 @@ class RunFolder(Folder):
             say(f"{self.data_file} cannot be read. It is written again, from the data found now.")
             return []
         different = list_differences(before, data, "none", "none")
-        fixed = any(before[part] != data[part] for part in _FIXED)
+        fixed = any(before.get(part) != data.get(part) for part in _FIXED)
         if fixed or (different and not accept_changes):
             listed = "\n  ".join(different)
             advice = "To go on with these data all the same, add --accept_changes."

@@ -267,6 +267,7 @@ def change(file: pathlib.Path, how: typing.Callable[[np.ndarray], np.ndarray]) -
     """Changes the kernel of the head in a file."""
     with safetensors.safe_open(file, "np") as opened:
         metadata = opened.metadata()
+        metadata.pop("checksums")  # as another program writes it
     arrays = safetensors.numpy.load_file(file)
     arrays[KERNEL] = how(arrays[KERNEL])
     safetensors.numpy.save_file(arrays, file, metadata)
