@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 from PIL import Image
 
-from s2mlp_jax.checks import Choices, Range, check_fields
+from s2mlp_jax.checks import Choices, FieldError, Range, check_fields
 from s2mlp_jax.data import jpeg, turbo
 from s2mlp_jax.data.decoding import MAX_PIXELS, check_pixels, decode, naming
 
@@ -22,8 +22,6 @@ INTERPOLATIONS: dict[str, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,
     "nearest": Image.Resampling.NEAREST,
 }
-
-MAX_IMAGE_SIZE = 8192  # pixels per side of what a model sees
 
 # Width over height of a random resized crop, drawn log-uniformly (torchvision's and DeiT's).
 _ASPECT_RATIO = (3 / 4, 4 / 3)
@@ -53,7 +51,7 @@ class Crops:
       ValueError: at construction, if a field's value is not allowed or a library is not installed.
     """
 
-    image_size: Annotated[int, Range(f"[1, {MAX_IMAGE_SIZE}]")]
+    image_size: Annotated[int, Range("[1, 8192]")]
     train_crop: Annotated[str, Choices(CROPS)]
     crop_area_min: Annotated[float, Range("(0, 1]")]
     crop_padding: Annotated[int, Range("[0, 1024]")]
@@ -62,16 +60,16 @@ class Crops:
     interpolation: Annotated[str, Choices(INTERPOLATIONS)]
     decoder: Annotated[str, Choices(DECODERS)]
     rotate: Annotated[int, Choices(ROTATIONS)] = 0
-    max_pixels: Annotated[int, Range("[1, 2^32]")] = MAX_PIXELS
+    max_pixels: Annotated[int, Range("[1, 2^40]")] = MAX_PIXELS
 
     def __post_init__(self) -> None:
         check_fields("data.", self)
-        side = self.image_size / self.eval_crop_ratio
+        side = eval_short_side(self.image_size, self.eval_crop_ratio)
         if side * side > self.max_pixels:
-            raise ValueError(
-                f"data.image_size {self.image_size} and data.eval_crop_ratio "
-                f"{self.eval_crop_ratio} resize images to {side:,.0f} x {side:,.0f} pixels or "
-                f"more, and data.max_pixels is {self.max_pixels:,}."
+            raise FieldError(
+                f"data.max_pixels {self.max_pixels:,} is less than the {side:,} x {side:,} pixels "
+                f"that data.image_size {self.image_size} and data.eval_crop_ratio "
+                f"{self.eval_crop_ratio:g} resize images to."
             )
         if self.decoder == "turbo" and turbo.MISSING:
             raise ValueError(

@@ -150,7 +150,8 @@ def check_fit(stored: Weights, channels: int, path: str | pathlib.Path = "") -> 
     """
     arrays, variant = flatten(stored.variables), stored.variant
     where = f"{path}: " if path else ""
-    if (blocks := sum(variant.depths)) > len(arrays):  # before many blocks are built, for minutes
+    # Before many blocks are built, for minutes. A block has four arrays at least.
+    if 4 * (blocks := sum(variant.depths)) > len(arrays):
         raise ValueError(
             f"{where}the model has {blocks} blocks, and its file {len(arrays)} arrays."
         )

@@ -10,12 +10,11 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from s2mlp_jax.data.views import MAX_IMAGE_SIZE
 from s2mlp_jax.models.variant import field_types
 from s2mlp_jax.models.variants import get_variant
 
-MAX_BLOCKS = 256  # of all stages together
-MAX_WIDTH = 65_536  # of dim, later_dims, expansion and patch_size
+MAX_BLOCKS = 1_000  # of all stages together; the fields have limits of their own
+MAX_IMAGE_SIZE = 8_192  # pixels per side, as that of a config
 MAX_CLASSES = 1_000_000
 MAX_ARRAYS = 20_000
 MAX_NAME = 1_000  # characters, of an array, a class or another text
@@ -104,16 +103,12 @@ def check_model(described: typing.Any, where: str) -> dict[str, typing.Any]:
     fields, types = described["fields"], field_types()
     check_known(fields, types, f"{where}: fields")
     for name, value in fields.items():
-        own = f"{where}: fields: {name}"
-        check_kind(value, [int] if types[name] is tuple else types[name], own)
-        if name in ("dim", "later_dims", "expansion", "patch_size"):
-            for number in value if isinstance(value, list) else [value]:
-                check_between(number, 1, MAX_WIDTH, own)
-    blocks = [fields.get("depth", 1), *fields.get("later_depths", ())]
-    for number in (*blocks, sum(blocks)):
-        check_between(number, 1, MAX_BLOCKS, f"{where}: fields: depth and later_depths")
+        kind = [int] if types[name] is tuple else types[name]
+        check_kind(value, kind, f"{where}: fields: {name}")
     try:
-        get_variant(described["name"], **fields).grids(described["image_size"])
+        variant = get_variant(described["name"], **fields)
+        check_between(sum(variant.depths), 1, MAX_BLOCKS, "depth and later_depths")
+        variant.grids(described["image_size"])
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     return described
