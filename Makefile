@@ -1,6 +1,7 @@
 # make train   install, train on the digits, print the accuracy
 # make test    install, check style and types, run all tests
 # make docs    install, build the documentation site in site/
+# make dist    build the sdist and the wheel in dist/, and check them
 # Options: PYTHON=python3.12 chooses the interpreter, VENV=folder the environment.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ PIP = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
 # Tests run side by side, each worker with eight devices of its own; who is done takes from others.
 PYTEST = $(VENV)/bin/python -m pytest -n auto --maxprocesses=4 --dist=worksteal --durations=10
 
-.PHONY: setup train test test-core lint docs clean
+.PHONY: setup train test test-core lint docs dist clean
 
 setup: $(VENV)/.installed
 
@@ -48,5 +49,12 @@ docs: $(VENV)/.installed-docs
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --quiet
 	@echo "The site is in site/. To read and search it: $(VENV)/bin/python -m http.server -d site"
 
+dist:
+	@$(PYTHON) -m venv $(VENV)-dist
+	@$(VENV)-dist/bin/python -m pip --disable-pip-version-check --quiet install build twine
+	rm -rf dist build
+	@$(VENV)-dist/bin/python -m build
+	$(VENV)-dist/bin/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-dist build dist site .mypy_cache .pytest_cache .ruff_cache
