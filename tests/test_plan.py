@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import types
 
 import jax
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from s2mlp_jax.cli import parse_overrides
 from s2mlp_jax.config import load_config, override
 from s2mlp_jax.data.known_sizes import placeholder_split
-from s2mlp_jax.train import step_cost
+from s2mlp_jax.train import describe, step_cost
+from s2mlp_jax.train import plan as plan_module
+from s2mlp_jax.train.data_sheets import data_sheet
 from s2mlp_jax.train.devices import PlannedDevices, find_devices
 from s2mlp_jax.train.experiment import create_experiment
 from s2mlp_jax.train.plan import plan
@@ -155,6 +158,29 @@ def test_data_of_unknown_size_get_the_command_that_prepares_them() -> None:
     config = small_config(data__name="food101")
     with pytest.raises(ValueError, match="'food101' is not prepared"):
         next(plan(config, PlannedDevices(jax.devices(), "")))
+
+
+@pytest.mark.parametrize("kind", ["Tesla T4", "Tesla V100-SXM2-16GB"])
+def test_cards_without_bfloat16_should_take_float32(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sheet = data_sheet(types.SimpleNamespace(device_kind=kind))  # type: ignore[arg-type]
+    for module in (plan_module, describe):
+        monkeypatch.setattr(module, "data_sheet", lambda _: sheet)
+
+    def compiling(run: object) -> None:  # what is said before, is enough
+        raise TimeoutError
+
+    monkeypatch.setattr(plan_module, "compile_step", compiling)
+    said: dict[str, list[str]] = {}
+    for dtype in ("bfloat16", "float32"):
+        config, said[dtype] = tiny_config(train__dtype=dtype), []
+        with pytest.raises(TimeoutError):
+            said[dtype].extend(plan(config, PlannedDevices(jax.devices(), "by a test")))
+        assert any(line.endswith("TFLOP/s each, dense float32") for line in said[dtype])
+    advice = "advice    cpu has no bfloat16 units: --config.train.dtype=float32 is faster there"
+    assert any(line.startswith(advice) for line in said["bfloat16"])
+    assert not any("advice" in line for line in said["float32"])
 
 
 def test_devices_that_cannot_be() -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import types
 import typing
 
 import jax
@@ -15,6 +16,7 @@ from s2mlp_jax.data.on_device import normalize, smooth_labels
 from s2mlp_jax.rng import stream_key
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train import optim, train_and_evaluate
+from s2mlp_jax.train.data_sheets import data_sheet
 from s2mlp_jax.train.experiment import Experiment, create_experiment
 from s2mlp_jax.train.state import TrainState, update_ema
 from s2mlp_jax.train.step import make_train_step
@@ -316,12 +318,23 @@ def test_positions_of_the_global_batch() -> None:
     np.testing.assert_array_equal(devices_lib.local_positions(layout, 24), np.arange(24))
 
 
-def test_peak_flops_takes_the_closest_name() -> None:
-    class Device:
-        def __init__(self, kind: str) -> None:
-            self.device_kind = kind
-
-    assert devices_lib.peak_flops(Device("NVIDIA H100 80GB HBM3")) == 989e12  # type: ignore[arg-type]
-    assert devices_lib.peak_flops(Device("NVIDIA H100 PCIe")) == 756e12  # type: ignore[arg-type]
-    assert devices_lib.peak_flops(Device("TPU v5 lite")) == 197e12  # type: ignore[arg-type]
-    assert devices_lib.peak_flops(jax.devices()[0]) is None
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA GB200", 2500e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", 438.9e12),
+        ("NVIDIA GeForce RTX 4090", 165.2e12),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("Tesla V100-SXM2-16GB", 15.7e12),
+        ("TPU v5 lite", 197e12),
+        ("TPU7x", 1153.5e12),
+        ("cpu", None),
+    ],
+)
+def test_data_sheets_are_found_by_the_closest_name(kind: str, peak: float | None) -> None:
+    device = types.SimpleNamespace(device_kind=kind)
+    sheet = data_sheet(device)  # type: ignore[arg-type]
+    assert (sheet.peak_flops if sheet else None) == peak

@@ -11,7 +11,7 @@ from benchmarks import steps
 from benchmarks.accelerator import timing
 from benchmarks.accelerator.schedule import Options, Record
 from s2mlp_jax.models.cost import variant_cost
-from s2mlp_jax.train.devices import peak_flops
+from s2mlp_jax.train.data_sheets import data_sheet
 
 IMAGE_SIZE, CLASSES = 224, 1000
 
@@ -32,12 +32,13 @@ def utilisation(images_per_second: float, name: str, depth: int, passes: int) ->
     Args:
       passes: cost in forward passes: 1 for inference, 3 for training.
     """
-    peak = peak_flops(jax.devices()[0])
-    if peak is None:
+    sheet = data_sheet(jax.devices()[0])
+    if sheet is None:
         return None
     model = s2mlp_jax.create_model(name, CLASSES, **fields(name, depth))
     cost = variant_cost(model.variant, IMAGE_SIZE, CLASSES, 3)
-    return 100 * images_per_second * passes * 2 * (cost.macs + cost.attention_macs) / peak
+    flops = passes * 2 * (cost.macs + cost.attention_macs)
+    return 100 * images_per_second * flops / sheet.peak_flops
 
 
 def data(batch_size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import jax
 
-from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train import optim
+from s2mlp_jax.train.data_sheets import data_sheet
 from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.step_metrics import StepMetrics
 
@@ -29,11 +29,15 @@ def start(run: Experiment, step: int) -> Iterator[str]:
         f"{run.eval_split.name}: {len(run.eval_split):,}, {run.model.num_classes} classes, "
         f"{read}from {run.train_split.path}"
     )
-    peak = devices_lib.peak_flops(devices.flat[0])
+    sheet = data_sheet(devices.flat[0])
     yield (
         f"devices   {devices.size} x {devices.flat[0].device_kind}, {jax.process_count()} "
         f"process(es), {train.dtype}"
-        + (f"; MFU is against {peak / 1e12:.0f} TFLOP/s each, dense bfloat16" if peak else "")
+        + (
+            f"; MFU is against {sheet.peak_flops / 1e12:.0f} TFLOP/s each, dense {sheet.dtype}"
+            if sheet
+            else ""
+        )
     )
     yield (
         f"steps     {run.total_steps:,} of {train.batch_size} images"

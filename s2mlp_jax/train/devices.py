@@ -1,4 +1,4 @@
-"""Devices: their data sheets, the layout of arrays over them, and the devices of a plan.
+"""Devices: the layout of arrays over them, and the devices of a plan.
 
 One mesh axis covers all devices. The batch is sharded along it; the state is replicated or sharded.
 The same code serves one device, eight, and many hosts.
@@ -14,53 +14,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-
-class DataSheet(typing.NamedTuple):
-    """Figures of one device from the maker's data sheet.
-
-    Attributes:
-      peak_flops: dense peak in bfloat16, floating-point operations per second; not the figure with
-        sparsity.
-      memory_gib: memory in GiB; None where it is not needed, since jax asks the device itself.
-    """
-
-    peak_flops: float
-    memory_gib: int | None = None
-
-
-# Matched against jax's `device_kind`. On TPU v2 and v3 a device is one of a chip's two cores.
-_DATA_SHEETS = {
-    "TPU v2": DataSheet(22.5e12, 8),
-    "TPU v3": DataSheet(61.5e12, 16),
-    "TPU v4": DataSheet(275e12, 32),
-    "TPU v5 lite": DataSheet(197e12, 16),
-    "TPU v5e": DataSheet(197e12, 16),
-    "TPU v5p": DataSheet(459e12, 95),
-    "TPU v5": DataSheet(459e12, 95),
-    "TPU v6 lite": DataSheet(918e12, 32),
-    "TPU v6e": DataSheet(918e12, 32),
-    "NVIDIA A100": DataSheet(312e12),
-    "NVIDIA H100 PCIe": DataSheet(756e12),
-    "NVIDIA H100 NVL": DataSheet(835e12),
-    "NVIDIA H100": DataSheet(989e12),
-    "NVIDIA H200": DataSheet(989e12),
-    "NVIDIA B200": DataSheet(2250e12),
-    "NVIDIA L4": DataSheet(121e12),
-    "NVIDIA L40": DataSheet(181e12),
-    "NVIDIA L40S": DataSheet(362e12),
-}
-
-
-def _data_sheet(device: jax.Device) -> DataSheet | None:
-    kinds = [kind for kind in _DATA_SHEETS if device.device_kind.startswith(kind)]
-    return _DATA_SHEETS[max(kinds, key=len)] if kinds else None
-
-
-def peak_flops(device: jax.Device) -> float | None:
-    """Returns the dense bfloat16 peak of a device (floating-point operations/s), if known."""
-    sheet = _data_sheet(device)
-    return sheet.peak_flops if sheet else None
-
+from s2mlp_jax.train.data_sheets import data_sheet
 
 # Arrays with fewer elements are replicated: gathering them would cost more in latency than it
 # saves in memory.
@@ -257,7 +211,7 @@ def memory_limit(devices: PlannedDevices) -> int | None:
     """Returns the bytes that a program may use on one device, or None if unknown."""
     device = devices.devices[0]
     if devices.absent:
-        sheet = _data_sheet(device)
+        sheet = data_sheet(device)
         return sheet.memory_gib * 2**30 if sheet and sheet.memory_gib else None
     if device.platform == "cpu" and hasattr(os, "sysconf"):  # the devices share its memory
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(devices.devices)

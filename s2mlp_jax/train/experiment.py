@@ -20,6 +20,7 @@ from s2mlp_jax.models.cost import Cost, variant_cost
 from s2mlp_jax.options import Options
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train import optim
+from s2mlp_jax.train.data_sheets import data_sheet
 from s2mlp_jax.train.evaluate import EvalStep, evaluate, make_eval_step
 from s2mlp_jax.train.initial_weights import InitialWeights, read_initial_weights
 from s2mlp_jax.train.state import TrainState, create_state
@@ -84,13 +85,13 @@ class Experiment:
         return other
 
     def mfu(self, images_per_second: float) -> float | None:
-        """Returns the model FLOPs utilisation, or None if the dense bfloat16 peak is unknown."""
+        """Returns the model FLOPs utilisation, or None if the devices' peak is unknown."""
         devices = self.layout.mesh.devices
-        peak = devices_lib.peak_flops(devices.flat[0])
-        if peak is None:
+        sheet = data_sheet(devices.flat[0])
+        if sheet is None:
             return None
         # Two operations per multiply-accumulate; the backward pass costs twice the forward pass.
-        return images_per_second * 6 * self.macs_per_image / (peak * devices.size)
+        return images_per_second * 6 * self.macs_per_image / (sheet.peak_flops * devices.size)
 
     def abstract_state(self) -> TrainState:
         """Returns the shapes, dtypes and shardings of the state, without its arrays."""

@@ -17,6 +17,7 @@ from s2mlp_jax.data.names import base_name
 from s2mlp_jax.data.options import DataOptions
 from s2mlp_jax.progress import duration, human_size
 from s2mlp_jax.train import describe
+from s2mlp_jax.train.data_sheets import data_sheet
 from s2mlp_jax.train.devices import PlannedDevices, memory_limit
 from s2mlp_jax.train.experiment import Experiment, create_experiment
 from s2mlp_jax.train.step_cost import CompiledStep, bytes_on_a_device, compile_step, measure
@@ -51,6 +52,11 @@ def plan(
     yield from describe.start(run, 0)
     if devices.absent:
         yield f"          stated: {devices.absent}"
+    if options.train.dtype == "bfloat16" and not _has_bfloat16(run):
+        yield (
+            f"advice    {devices.devices[0].device_kind} has no bfloat16 units: "
+            "--config.train.dtype=float32 is faster there, and takes more memory"
+        )
 
     step = compile_step(run)
     yield _compiled_line(run, step)
@@ -148,7 +154,7 @@ def _search(run: Experiment, splits: Splits, limit: int) -> Generator[str, None,
     measures: Overrides = {}
     if not train.remat:
         measures["train.remat"] = True
-    if train.dtype == "float32":
+    if train.dtype == "float32" and _has_bfloat16(run):
         measures["train.dtype"] = "bfloat16"
     if devices > 1 and not train.shard_state:
         measures["train.shard_state"] = True
@@ -187,6 +193,11 @@ def _search(run: Experiment, splits: Splits, limit: int) -> Generator[str, None,
             if changes:
                 return changes[low]
     return None
+
+
+def _has_bfloat16(run: Experiment) -> bool:
+    sheet = data_sheet(run.layout.mesh.devices.flat[0])
+    return sheet is None or sheet.dtype == "bfloat16"
 
 
 def _change(run: Experiment, changes: Overrides, splits: Splits) -> Experiment:
