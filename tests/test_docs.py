@@ -8,7 +8,9 @@ import runpy
 import shlex
 import subprocess
 import sys
+import typing
 
+import numpy as np
 import pytest
 import yaml
 
@@ -122,6 +124,28 @@ def test_the_sweep_of_the_docs_is_one(tmp_path: pathlib.Path) -> None:
     (tmp_path / "mine.py").write_text(snippet)
     sweep = open_sweep(str(tmp_path / "mine.py"), {})
     assert len(sweep.runs) == 2
+
+
+def test_the_bridge_of_the_docs_gives_the_same_logits_and_trains() -> None:
+    import jax
+
+    import s2mlp_jax
+
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs/use.md").read_text(), re.S)
+    (snippet,) = (text for text in snippets if "ToNNX" in text)
+    model = s2mlp_jax.create_model("s2mlp_wide", num_classes=3, depth=2, dim=8, drop_path=0.5)
+    images = jax.random.normal(jax.random.key(1), (4, 32, 32, 3))
+    variables = s2mlp_jax.init(model, jax.random.key(2), image_size=32)
+    found: dict[str, typing.Any] = {"model": model, "variables": variables, "images": images}
+    exec(snippet, found)
+    expected = model.apply(variables, images, train=False)
+    np.testing.assert_array_equal(found["logits"], expected)
+    labels = np.array([0, 1, 2, 0])
+    losses = [
+        found["train_step"](found["module"], found["optimizer"], images, labels) for _ in range(2)
+    ]
+    assert np.isfinite(losses).all()
+    assert np.abs(found["module"](images, train=False) - expected).max() > 1e-3
 
 
 def test_every_page_is_in_the_site_s_navigation() -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import datetime
 import io
 import json
 import os
@@ -312,8 +313,13 @@ def test_an_export_at_another_size(
     card = (out / "README.md").read_text()
     assert "images of 16x16 pixels and 10 classes" in card
     assert "It was trained at 8x8 pixels" in card
+    written = re.search(rf"by jax {re.escape(jax.__version__)} on (\S+)\. It is read", card)
+    assert written, card
+    last = datetime.date.fromisoformat(written[1]) + datetime.timedelta(weeks=26)
+    assert f"which is no later than {last}. Newer versions refuse it: export the model ag" in card
     assert json.loads((out / "preprocessing.json").read_text())["image_size"] == 16
-    assert "It was trained at" not in (model / "README.md").read_text()
+    for text in ("It was trained at", "Newer versions refuse it", "EXPIRY"):
+        assert text not in (model / "README.md").read_text()
     capsys.readouterr()
     for arguments, message in (
         ([str(model), "OUT", "--image_size=9"], "image_size 9 is not a multiple of 2"),

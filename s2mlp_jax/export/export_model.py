@@ -1,5 +1,6 @@
 """Exports a model to a folder, also in formats of other programs, and runs the result."""
 
+import datetime
 import itertools
 import os
 import pathlib
@@ -52,6 +53,8 @@ import pathlib, jax
 model = jax.export.deserialize(bytearray(pathlib.Path("FOLDER/model.stablehlo").read_bytes()))
 logits = model.call(images)  # (b, classes)
 ```
+
+EXPIRY
 """,
     "onnx": """
 Images are (b, h, w, c), float32, normalised; any number at once.
@@ -132,7 +135,8 @@ def export_model(
     shutil.rmtree(incomplete, ignore_errors=True)
     try:
         incomplete.mkdir(parents=True)
-        card = write_card(content, output.name, _USAGE[kind], license_name)
+        usage = _USAGE[kind].replace("EXPIRY", stablehlo.expiry(datetime.date.today()))
+        card = write_card(content, output.name, usage, license_name)
         # On a CPU, as accelerators may compute float32 products in lower precision.
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             expected = model.apply(content.weights.variables, pixels, train=False)

@@ -4,9 +4,11 @@
   logits = model.call(images)  # (b, h, w, c), float32, normalised -> (b, classes), any b
 
 The weights are constants in the function, which runs on CPUs, NVIDIA GPUs and TPUs. jax promises
-that versions released up to six months after the one that wrote a file can read it.
+that versions released up to six months after the one that wrote a file can read it, and from 0.11.1
+on refuses older files.
 """
 
+import datetime
 import pathlib
 import typing
 
@@ -40,6 +42,19 @@ def write(
     images = jax.ShapeDtypeStruct((batch, image_size, image_size, channels), jnp.float32)
     exported = jax.export.export(jax.jit(classify), platforms=PLATFORMS)(images)
     (folder / FILE).write_bytes(exported.serialize())
+
+
+def expiry(written: datetime.date) -> str:
+    """Returns the sentences that say which versions of jax read a file that is written now.
+
+    An installed jax does not know when it was released, so the last day is counted from `written`.
+    """
+    last = written + datetime.timedelta(weeks=26)
+    return (
+        f"The file was written by jax {jax.__version__} on {written}. It is read by versions of "
+        "jax that are released up to six months after the version that wrote it, which is no later "
+        f"than {last}. Newer versions refuse it: export the model again."
+    )
 
 
 def run(folder: pathlib.Path, images: np.ndarray) -> np.ndarray:
