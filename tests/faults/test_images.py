@@ -182,7 +182,7 @@ def test_one_limit_for_every_decoder() -> None:
     """The size is read from the header: no time, no memory."""
     limit = r"it has more than the 178,956,970 pixels that are read \(data.max_pixels\)"
     bomb = {"image": declaring(40_000, 40_000), "index": 0}
-    started = time.perf_counter()
+    started = time.process_time()
     tracemalloc.start()
     for decoder in ("turbo", "pillow"):
         split = sources.Split("s", [bomb | {"label": 0}], 1, 3, (), "")  # type: ignore[arg-type]
@@ -196,7 +196,7 @@ def test_one_limit_for_every_decoder() -> None:
         reduce_image(bomb["image"], 256, 95)
     assert tracemalloc.get_traced_memory()[1] < 20e6
     tracemalloc.stop()
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize("decoder", ["turbo", "pillow"])
