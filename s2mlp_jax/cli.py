@@ -8,6 +8,7 @@ import ast
 import enum
 import errno
 import functools
+import io
 import opcode
 import os
 import pathlib
@@ -63,6 +64,9 @@ def command(main: Callable[_P, int]) -> Callable[_P, int]:
 
     @functools.wraps(main)
     def run(*arguments: _P.args, **keywords: _P.kwargs) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # not a notebook's
+                stream.reconfigure(errors="backslashreplace")  # an ASCII terminal has no "±"
         try:
             return main(*arguments, **keywords)
         except KeyboardInterrupt:

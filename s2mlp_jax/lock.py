@@ -27,7 +27,7 @@ def locked(path: pathlib.Path, work: str) -> Iterator[None]:
     Raises:
       LockedError: if another process holds the lock; names its host and its number.
     """
-    with path.open("a+") as file:
+    with path.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"linear probe  top-1 {result['linear_probe']:.2%}")
     if flags.output:
         told = {"model": flags.model, "fit": splits[0].name, "judge": splits[1].name}
-        with open(flags.output, "w") as file:
+        with open(flags.output, "w", encoding="utf-8") as file:
             json.dump({**told, "count": len(judge[0]), **vars(flags), **result}, file, indent=2)
     return ExitCode.DONE
 

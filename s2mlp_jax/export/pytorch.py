@@ -51,7 +51,7 @@ def write(
     torch = require("torch", WEIGHTS)
     state = dict(_state_dict(variables["params"], model.variant, channels))
     torch.save({name: torch.from_numpy(x) for name, x in state.items()}, folder / WEIGHTS)
-    (folder / ARGUMENTS).write_text(json.dumps(arguments, indent=2) + "\n")
+    (folder / ARGUMENTS).write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(pathlib.Path(__file__).with_name("s2mlp_torch.py"), folder / CODE)
 
 

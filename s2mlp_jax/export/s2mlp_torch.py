@@ -262,7 +262,7 @@ class S2MLP(nn.Module):
 def load(folder: str | pathlib.Path) -> S2MLP:
     """Returns the model of model.json, with the weights of model.pt, in evaluation mode."""
     folder = pathlib.Path(folder)
-    arguments: dict[str, Any] = json.loads((folder / "model.json").read_text())
+    arguments: dict[str, Any] = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     model = S2MLP(**arguments)
     model.load_state_dict(torch.load(folder / "model.pt", map_location="cpu", weights_only=True))
     return model.eval()

@@ -62,8 +62,8 @@ def write_studies(studies: Sequence[Study], folder: pathlib.Path) -> None:
         for title, png in drawn.items():
             files[name].append(f"{name}_{title}.png")
             (folder / files[name][-1]).write_bytes(png)
-    (folder / "report.md").write_text(markdown.report(studies, files))
-    (folder / "report.html").write_text(page.report(studies, pictures))
+    (folder / "report.md").write_text(markdown.report(studies, files), encoding="utf-8")
+    (folder / "report.html").write_text(page.report(studies, pictures), encoding="utf-8")
     for name, records in (
         ("settings.csv", [r for study in studies for r in tables.settings_records(study)]),
         ("runs.csv", [r for study in studies for r in tables.runs_records(study)]),

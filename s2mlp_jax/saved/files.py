@@ -166,7 +166,7 @@ def read_json(path: pathlib.Path) -> typing.Any:
             raise ValueError("it is not a file")
         if (size := path.stat().st_size) > _MAX_BYTES:
             raise ValueError(f"it has {size:,} bytes, and at most {_MAX_BYTES:,} are read")
-        return parse_json(path.read_text())
+        return parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
@@ -213,7 +213,7 @@ def write_json(path: pathlib.Path, content: typing.Any) -> None:
 
 def append_json_line(path: pathlib.Path, content: typing.Any) -> None:
     """Appends one line of JSON to a file."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(content) + "\n")
 
 
@@ -221,7 +221,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a text file atomically."""
     # A unique name: the shards of a sweep write the same file, possibly from several machines.
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    with temporary.open("w") as file:
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

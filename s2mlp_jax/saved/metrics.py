@@ -27,7 +27,7 @@ class MetricsWriter:
         kept = [line for line in read_metrics(path) if line["step"] <= resume_step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self.lines = len(kept)
-        self._file = path.open("a")
+        self._file = path.open("a", encoding="utf-8")
         self._board = _tensorboard(workdir) if tensorboard else None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -51,7 +51,7 @@ def write_description(folder: pathlib.Path, content: ModelFolder, card: str) -> 
     _write_json(files.config_file, config)
     _write_json(files.preprocessing_file, dataclasses.asdict(content.preprocessing))
     _write_json(files.class_names_file, list(content.class_names))
-    files.card_file.write_text(card)
+    files.card_file.write_text(card, encoding="utf-8")
 
 
 def write_model_folder(folder: pathlib.Path, content: ModelFolder, card: str) -> None:

@@ -175,7 +175,7 @@ def _alike(runs: Sequence[SweepRun], workdir: pathlib.Path) -> list[list[SweepRu
 @contextlib.contextmanager
 def _log_to(path: pathlib.Path) -> Iterator[None]:
     """Redirects printed output to a file, and adds a traceback if there is one."""
-    with path.open("a") as log, contextlib.redirect_stdout(log):
+    with path.open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         try:
             yield
         except Stopped:

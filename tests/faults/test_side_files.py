@@ -1,9 +1,12 @@
 """A run's small files may be damaged or lost: what can be rebuilt is rebuilt, and said."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
 import typing
 
 import jax
@@ -186,3 +189,14 @@ def test_free_fields_are_marked_where_they_are_defined() -> None:
     text = (ROOT / "configs/common.py").read_text()
     marked = re.findall(r"^    (?:config\.)?(\w+\.\w+) = .*\[free\]$", text, re.M)
     assert sorted(marked) == sorted(FREE_FIELDS)
+
+
+def test_files_are_utf_8_in_any_locale(whole: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    subprocess.run(
+        [sys.executable, "-m", "s2mlp_jax.report", str(whole), f"--output={tmp_path}"],
+        cwd=ROOT,
+        env={**os.environ, **ascii_only},
+        check=True,
+    )
+    assert "±" in (tmp_path / "report.md").read_text(encoding="utf-8")
