@@ -7,8 +7,6 @@ holds the checksum of each array and of itself, which are compared when a checkp
 """
 
 import contextlib
-import hashlib
-import json
 import pathlib
 import shutil
 import typing
@@ -25,13 +23,11 @@ from s2mlp_jax.config import list_differences
 from s2mlp_jax.progress import say
 from s2mlp_jax.saved import disk_faults
 from s2mlp_jax.saved.arrays import leaf_name
-from s2mlp_jax.saved.checksums import checksums
 from s2mlp_jax.saved.disk_faults import DamagedError
-from s2mlp_jax.saved.files import Folder, read_json
+from s2mlp_jax.saved.files import Folder
+from s2mlp_jax.saved.record import check_arrays, contents, read_record, read_score, seal
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
-# Entries of a record that this file adds, and removes when it is read.
-_SCORE, _ARRAYS, _OWN = "score", "array_checksums", "record_checksum"
 
 
 class Checkpoints:
@@ -67,7 +63,7 @@ class Checkpoints:
             },
         )
         for step in self.steps():
-            if (score := self._read_score(step)) is not None:
+            if (score := read_score(self._folder, step)) is not None:
                 self._scores[step] = score
 
     def save(
@@ -90,10 +86,9 @@ class Checkpoints:
         self.check(wait=True)
         if step in self._manager.all_steps():
             return
-        record = {**record, _SCORE: score, _ARRAYS: checksums(state)}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            record=ocp.args.JsonSave({**record, _OWN: _checksum(record)}),
+            record=ocp.args.JsonSave(seal(record, state, score)),
         )
         if score is not None:
             self._scores[step] = score  # before Orbax decides which checkpoints to delete
@@ -157,17 +152,16 @@ class Checkpoints:
           DiskError: if it cannot be read for a reason that may pass.
         """
         with self._reading(step):
-            record = self._read_record(step)
+            record = read_record(self._folder, step)
             self._check_shapes(step, like)
             # Not by the manager, which reads further files, such as the scores.
             with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
                 args = ocp.args.StandardRestore(like)
                 state = reader.restore(self._folder.state_folder(step), args=args)
-            self._check_arrays(state, record)
+            check_arrays(state, record)
             if (counted := getattr(state, "step", None)) is not None and int(counted) != step:
                 raise DamagedError(f"its state is of step {int(counted)}")
-        added = (_SCORE, _ARRAYS, _OWN)
-        return state, {name: value for name, value in record.items() if name not in added}
+        return state, contents(record)
 
     def find(self, checkpoint: str) -> int:
         """Returns the step of a checkpoint.
@@ -224,7 +218,7 @@ class Checkpoints:
         part = ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True)
         with ocp.PyTreeCheckpointer() as reader:
             read = reader.restore(self._folder.state_folder(step), args=part)
-        self._check_arrays(read, self._read_record(step))
+        check_arrays(read, read_record(self._folder, step))
         return {"params": read[params], **read[model_state]}, averaged
 
     def restore_latest(self, like: typing.Any) -> tuple[typing.Any, dict[str, typing.Any]] | None:
@@ -278,34 +272,6 @@ class Checkpoints:
         """Turns what Orbax raises while it reads a checkpoint into the errors of `restore`."""
         return disk_faults.reading(f"Checkpoint {step} in {self.directory}", OtherModelError)
 
-    def _read_record(self, step: int) -> dict[str, typing.Any]:
-        record = read_json(self._folder.record_file(step))
-        if not isinstance(record, dict) or "step" not in record:
-            raise DamagedError("its record holds no step")
-        own = record.get(_OWN)  # checkpoints of earlier versions have none
-        if own not in (None, _checksum({k: v for k, v in record.items() if k != _OWN})):
-            raise DamagedError("its record has another checksum than when it was saved")
-        if record["step"] != step:
-            raise DamagedError(f"its record is of step {record['step']}")
-        return record
-
-    def _read_score(self, step: int) -> float | None:
-        """Returns a checkpoint's score; None if it has none, or it cannot be read."""
-        try:
-            record = read_json(self._folder.record_file(step))
-            # Earlier versions let Orbax keep the score.
-            kept = record if _SCORE in record else read_json(self._folder.score_file(step))
-            return None if kept[_SCORE] is None else float(kept[_SCORE])
-        except (ValueError, TypeError, KeyError):  # `restore` reports a damaged record
-            return None
-
-    def _check_arrays(self, tree: typing.Any, record: dict[str, typing.Any]) -> None:
-        recorded = record.get(_ARRAYS, {})
-        wrong = [name for name, x in checksums(tree).items() if recorded.get(name, x) != x]
-        if wrong:
-            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise DamagedError(f"{', '.join(wrong[:3])}{more} differ from what was saved")
-
     def _metadata(self, step: int) -> dict[str, typing.Any]:
         """Returns the shapes and dtypes of a checkpoint's state."""
         # A Checkpointer would return None for any error.
@@ -346,11 +312,6 @@ class _Preserve(policy.PreservationPolicy):
     ) -> Sequence[bool]:
         """Returns for each checkpoint whether it is kept; called by Orbax."""
         return [checkpoint.step == self._step() for checkpoint in checkpoints]
-
-
-def _checksum(record: dict[str, typing.Any]) -> str:
-    """Returns the checksum of a record, over its JSON with sorted keys."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _shapes(tree: typing.Any) -> dict[str, tuple[int, ...]]:
