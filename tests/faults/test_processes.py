@@ -16,11 +16,13 @@ from tests.helpers import tiny_flags
 from tests.test_cli import DIGITS, finish, main, start, start_two_processes, wait_for
 
 LONG = tiny_flags(train__steps=100_000, checkpoint__every_epochs=1e4, eval__every_epochs=1e4)
+# nohup, and a shell that starts something in the background, let it ignore these signals.
+HEARD = ("env", "--default-signal=HUP,INT")
 
 
 @pytest.mark.slow
 def test_a_hangup_saves_and_a_second_interrupt_ends_at_once(tmp_path: pathlib.Path) -> None:
-    process = start(DIGITS, f"--workdir={tmp_path}", *LONG)
+    process = start(DIGITS, f"--workdir={tmp_path}", *LONG, before=HEARD)
     wait_for(process, r"^step 30/")
     process.send_signal(signal.SIGHUP)
     code, output = finish(process)
@@ -28,7 +30,7 @@ def test_a_hangup_saves_and_a_second_interrupt_ends_at_once(tmp_path: pathlib.Pa
     stopped_at = int(re.search(r"Stopped at step (\d+) of", output)[1])  # type: ignore[index]
     assert os.listdir(tmp_path / "checkpoints") == [str(stopped_at)]
     # An interrupt while it starts, before anything is there to be saved.
-    process = start(DIGITS, f"--workdir={tmp_path}", *LONG)
+    process = start(DIGITS, f"--workdir={tmp_path}", *LONG, before=HEARD)
     wait_for(process, "^resume")
     for _ in range(2):
         process.send_signal(signal.SIGINT)
@@ -40,9 +42,7 @@ def test_a_hangup_saves_and_a_second_interrupt_ends_at_once(tmp_path: pathlib.Pa
 
 @pytest.mark.slow
 def test_an_interrupt_before_training_prints_no_traceback() -> None:
-    # A shell that starts something in the background lets it ignore this signal.
-    heard = ("env", "--default-signal=INT")
-    process = start("--mode=plan", DIGITS, "--devices=8", before=heard)
+    process = start("--mode=plan", DIGITS, "--devices=8", before=HEARD)
     wait_for(process, "^model")
     process.send_signal(signal.SIGINT)
     code, output = finish(process)
