@@ -43,6 +43,9 @@ ACCEPT_CHANGES = flags.DEFINE_bool(
     "Go on with a run although its config (except model.*) or its data are not as before; the "
     "changes are printed and recorded.",
 )
+PROFILE = flags.DEFINE_string(
+    "profile", "", "For train: steps to profile into WORKDIR/profile, FIRST:LAST such as 100:105."
+)
 COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "Starts jax.distributed: host:port of process 0, or auto on clusters."
 )
@@ -66,6 +69,8 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.ERROR)
     if MODE.value != "plan" and WORKDIR.value is None:
         raise ValueError(NO_WORKDIR)
+    if PROFILE.value and MODE.value != "train":
+        raise ValueError(f"--profile is for training, and --mode={MODE.value} does not train.")
     if COORDINATOR.value is not None and (code := processes.run_in_child()) is not None:
         return code
     processes.start_processes(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
@@ -78,7 +83,12 @@ def main(argv: list[str]) -> int:
         for line in plan(CONFIG.value, devices, DEVICE_MEMORY_GIB.value):
             say(line)
     else:
-        train_and_evaluate(CONFIG.value, WORKDIR.value, accept_changes=ACCEPT_CHANGES.value)
+        train_and_evaluate(
+            CONFIG.value,
+            WORKDIR.value,
+            accept_changes=ACCEPT_CHANGES.value,
+            profile=PROFILE.value,
+        )
     return ExitCode.DONE
 
 

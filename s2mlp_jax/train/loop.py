@@ -19,6 +19,7 @@ from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train.data_wait import DataWait
 from s2mlp_jax.train.experiment import Experiment, create_experiment
 from s2mlp_jax.train.processes import end_if_process_lost
+from s2mlp_jax.train.profile import Profile
 from s2mlp_jax.train.recorder import RunRecorder
 from s2mlp_jax.train.signals import StopRequest
 from s2mlp_jax.train.state import TrainState
@@ -37,6 +38,7 @@ def train_and_evaluate(
     workdir: str | pathlib.Path,
     devices: Sequence[jax.Device] | None = None,
     accept_changes: bool = False,
+    profile: str = "",
 ) -> dict[str, float]:
     """Trains a run to the end, or resumes the run in the workdir.
 
@@ -46,21 +48,25 @@ def train_and_evaluate(
       devices: all devices by default.
       accept_changes: whether a resumed run may have another config (except the model) or other
         data than before; the changes are printed and recorded.
+      profile: steps to profile, "100:105", into the folder `profile` of the workdir; see `Profile`.
 
     Returns:
       The metrics of the last evaluation.
 
     Raises:
-      ValueError: if the config is bad, data are missing, the workdir holds another run, or another
-        process trains in it.
+      ValueError: if the config is bad, data are missing, the workdir holds another run, another
+        process trains in it, or the steps to profile are not in the run.
       NonFiniteLossError: if the loss became NaN; the message names the step.
       Stopped: if the process was asked to stop; the run was saved.
       DiskError: if the disk is full, or a checkpoint cannot be read now; nothing was lost.
     """
     config = config_lib.complete(config)
-    RunFolder(local_path(workdir)).check_config(config, accept_changes)
+    folder = RunFolder(local_path(workdir))
+    to_profile = Profile(profile, folder.path / "profile")
+    folder.check_config(config, accept_changes)
     run = create_experiment(config, devices)
-    return train(run, workdir, accept_changes=accept_changes)
+    to_profile.check(folder.last_saved_step(), run.total_steps)
+    return train(run, workdir, accept_changes=accept_changes, profile=to_profile)
 
 
 def train(
@@ -68,6 +74,7 @@ def train(
     workdir: str | pathlib.Path,
     train_step: jax.stages.Wrapped | None = None,
     accept_changes: bool = False,
+    profile: Profile | None = None,
 ) -> dict[str, float]:
     """Does the same as `train_and_evaluate` for an existing experiment.
 
@@ -75,8 +82,10 @@ def train(
       train_step: from `make_train_step`, for an experiment that differs at most in its seed; runs
         that are given the same one compile it once. Made here by default.
       accept_changes: as in `train_and_evaluate`.
+      profile: the steps to profile; none by default.
     """
     folder = RunFolder(local_path(workdir))
+    profile = profile or Profile("", folder.path)
     if not folder.last_saved_step():
         run.check_initial()  # before the folder is created
     alone = folder.locked() if jax.process_index() == 0 else contextlib.nullcontext()
@@ -91,7 +100,7 @@ def train(
                 say(f"Other versions than at the last checkpoint, so not bit for bit: {versions}")
             if recorder.record["step"] < run.total_steps:
                 recorder.open_files()
-                _train(run, train_step or make_train_step(run), state, recorder, stop)
+                _train(run, train_step or make_train_step(run), state, recorder, stop, profile)
         except NonFiniteLossError as error:
             raise recorder.explain(error) from None
         except jax.errors.JaxRuntimeError as error:
@@ -111,6 +120,7 @@ def _train(
     state: TrainState,
     recorder: RunRecorder,
     stop: StopRequest,
+    profile: Profile,
 ) -> None:
     """Trains from the recorder's step to the last one."""
     start_step, total_steps = recorder.record["step"], run.total_steps
@@ -131,8 +141,9 @@ def _train(
     recorder.start(progress, waited=lambda: waiting.seconds)
 
     # The loop allows only explicit transfers to and from the device.
-    with waiting, jax.transfer_guard("disallow"):
+    with waiting, profile, jax.transfer_guard("disallow"):
         for step in range(start_step + 1, total_steps + 1):
+            profile.reached(step, state)
             state, metrics = train_step(state, batch, run.key)
             waiting.step_given(metrics["loss"])
             recorder.metrics.add(step, metrics)
