@@ -22,7 +22,7 @@ $(VENV)/.installed: requirements.txt constraints.txt
 	@$(PIP) install -r requirements.txt -c constraints.txt
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt requirements-tensorflow.txt
 	@$(PIP) install -r requirements-dev.txt -c constraints.txt
 	@touch $@
 

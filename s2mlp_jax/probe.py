@@ -119,7 +119,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ValueError(f"--output={flags.output}: there is no such folder.")
     flags.eval_split = flags.eval_split or ("val" if folder_of(flags.data) else "test")
     pretrained = load_model(flags)
-    sources.prepare(flags.data, flags.data_dir, download=False)
     splits = [
         sources.open_split(flags.data, split, flags.data_dir)
         for split in (flags.train_split, flags.eval_split)

@@ -1,7 +1,7 @@
 """Small stand-ins for the data sets that the configs name, made of real photographs.
 
-`python -m tests.data_sets FOLDER` prepares digits, and sets of the names, features and files
-of cifar10 and imagenet2012 from the two photographs that come inside scikit-learn.
+`python -m tests.data_sets FOLDER` prepares sets of the names, features and files of cifar10 and
+imagenet2012 from the two photographs that come inside scikit-learn.
 """
 
 import io
@@ -33,9 +33,6 @@ def main(folder: str) -> None:
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
-    from s2mlp_jax.data import sources
-
-    sources.prepare("digits", folder, download=False)
     photographs = [np.asarray(image) for image in load_sample_images().images]  # 427x640
 
     def crops(count: int, size: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -224,13 +224,18 @@ def test_evaluation_of_a_workdir(whole_run: pathlib.Path) -> None:
 
 
 def test_training_runs_without_tensorflow(tmp_path: pathlib.Path) -> None:
-    """On prepared data, as on a TPU machine; importing it there is an error."""
+    """Where nothing was prepared and no home can be written to; importing it is an error."""
     blocked = tmp_path / "blocked"
     for name in ("tensorflow", "tensorboard"):
         (blocked / name).mkdir(parents=True)
         (blocked / name / "__init__.py").write_text("raise ModuleNotFoundError(__name__)\n")
-    code, output = main(DIGITS, f"--workdir={tmp_path}/run", *tiny_flags(), PYTHONPATH=str(blocked))
+    nowhere = {"TFDS_DATA_DIR": "/dev/null/data", "HOME": "/dev/null"}
+    code, output = main(
+        DIGITS, f"--workdir={tmp_path}/run", *tiny_flags(), PYTHONPATH=str(blocked), **nowhere
+    )
     assert code == 0, output
+    assert "from scikit-learn" in output
+    assert "tensorboard" not in output  # there are no events to look at
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,31 @@ def test_digits_are_the_1797_and_the_split_is_fixed_and_stratified() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("split", "count", "digest"),
+    [
+        ("train", 1437, "1ff7ef083942ff00"),
+        ("test", 360, "37e3b9a1ece8cd9a"),
+        ("train[:10%]", 144, "0b0fc80529937c01"),
+        ("train[50:100]", 50, "3b444da0485a04e3"),
+        ("test[-10%:]", 36, "aa2841bb1cfc7012"),
+        ("test+train[:5]", 365, "32c51037a0a6a245"),
+        ("train[:50%]+test[7:9]", 720, "f8c8107cdd571d13"),
+        ("all", 1797, "dc7a229c7a1df5bd"),
+    ],
+)
+def test_digits_are_as_tfds_prepared_them(split: str, count: int, digest: str) -> None:
+    """The digests are of the records that earlier versions prepared with TFDS, in their order."""
+    found = sources.open_split("digits", split)
+    assert (found.name, len(found)) == (f"digits/1.0.0 {split}", count)
+    assert found.class_names == tuple("0123456789")
+    everything = hashlib.sha256()
+    for record in map(found.source.__getitem__, range(len(found))):
+        everything.update(decode(record, 1, "digits").tobytes() + bytes([record["label"]]))
+        everything.update(f"{record['index']},{record['key']};".encode())
+    assert everything.hexdigest()[:16] == digest
+
+
 @pytest.fixture(scope="module")
 def digits() -> sources.Split:
     return sources.open_split("digits", "train", cache=True)
@@ -350,8 +375,9 @@ def test_preparing_without_tensorflow_says_so(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "tensorflow", None)
-    with pytest.raises(ValueError, match="needs TensorFlow: pip install tensorflow-cpu"):
-        sources.prepare("digits", str(tmp_path), download=False)
+    with pytest.raises(ValueError, match="pip install -r requirements-tensorflow.txt -c con"):
+        sources.prepare("cifar10", str(tmp_path), download=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_data_dir_from_the_environment() -> None:

@@ -418,7 +418,7 @@ def test_there_is_nothing_to_prepare(
     said = run(name)
     assert "12 images in train, 2 classes, channels: 3. There is nothing to prepare." in said
     assert f"--config.data.name={name} " in said
-    for options in ((name, "--short_side=64"), (name, "--wnids=x"), ("digits", f"--source={name}")):
+    for options in ((name, "--short_side=64"), (name, "--wnids=x"), ("mine", f"--source={name}")):
         with pytest.raises(ValueError, match="Copies and subsets .* not of folders of images"):
             run(*options)
     with pytest.raises(ValueError, match="There is no folder /nowhere"):

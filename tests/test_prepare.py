@@ -304,11 +304,17 @@ def test_interrupted_it_is_started_again(tmp_path: pathlib.Path) -> None:
     assert len(sources.open_split("imagenet2012", "train", str(data))) == 40
 
 
-@pytest.mark.slow
-def test_other_data_sets_by_name(tmp_path: pathlib.Path) -> None:
-    printed = run("digits", f"--data_dir={tmp_path}")
-    assert "digits/1.0.0" in printed
-    assert "train 1,437, test 360 images" in printed
+def test_other_data_sets_by_name(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("digits", "synthetic"):
+        prepare_here(name, f"--data_dir={tmp_path}/new")
+        said = "There is nothing to prepare. Train on it: --config.data.name="
+        assert capsys.readouterr().out == f"{said}{name}\n"
+        for options in ((name, "--short_side=64"), ("mine", f"--source={name}", "--wnids=x")):
+            with pytest.raises(ValueError, match="not of folders of images, the digits or synth"):
+                prepare_here(*options)
+    assert not (tmp_path / "new").exists()
     for arguments, message in (
         (["mnist"], "TFDS has to fetch files for mnist. Let it use the network: --download"),
         (["imagenet2012"], "name the folder that holds them by --manual_dir"),
@@ -317,7 +323,7 @@ def test_other_data_sets_by_name(tmp_path: pathlib.Path) -> None:
         (["cifar10", "--wnids=x.txt"], "'cifar10' is taken"),
         (["My-set", "--wnids=x.txt"], "is small letters, digits and _"),
         (["mine", "--wnids=x.txt"], "Cannot read the list of classes x.txt"),
-        (["digits", "--short_side=-1"], "--short_side must not be negative"),
+        (["cifar10", "--short_side=-1"], "--short_side must not be negative"),
     ):
         with pytest.raises(ValueError, match=message):
             prepare_here(*arguments, f"--data_dir={tmp_path}")

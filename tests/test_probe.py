@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits as sklearn_digits
 
 from s2mlp_jax import create_model, init, probe
 from s2mlp_jax.data.decoding import decode
-from s2mlp_jax.data.sources import open_split, prepare
+from s2mlp_jax.data.sources import open_split
 from s2mlp_jax.saved.model_folder import ModelFolder, write_model_folder
 from s2mlp_jax.saved.preprocessing import Preprocessing
 from s2mlp_jax.saved.pretrained import load
@@ -34,7 +34,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 def test_features_are_of_every_image_in_order(model: pathlib.Path) -> None:
-    prepare("digits", "", download=False)
     split, loaded = open_split("digits", "test"), load(model)
     found, labels = probe.features(loaded, split, batch_size=100, num_threads=0)
     assert (found.shape, labels.shape) == ((360, 32), (360,))

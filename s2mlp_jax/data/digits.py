@@ -1,21 +1,28 @@
-"""Handwritten digits: 1,797 real images that come inside scikit-learn, as a TFDS data set.
+"""Handwritten digits: 1,797 real images that come inside scikit-learn, as a data set.
 
 They are the test part of the UCI "Optical Recognition of Handwritten Digits" set (Alpaydin
 and Kaynak, 1998): 8x8 pixels of 17 grey levels, 43 writers.
 """
 
-from collections.abc import Iterator
+import functools
+import hashlib
+import io
+import typing
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import tensorflow_datasets as tfds
+from PIL import Image
 
-TRAIN_IMAGES = 1437
+from s2mlp_jax.data.known_sizes import parts_of_split
+from s2mlp_jax.data.names import DIGITS
+from s2mlp_jax.data.split import Split
+
 TEST_IMAGES = 360
 
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
     """Returns images (1797, 8, 8, 1) in uint8 and labels (1797,), from the installed package."""
-    # Imported here: it takes seconds, and only preparing the data needs it.
+    # Imported here: it takes seconds, and only these data need it.
     from sklearn.datasets import load_digits as sklearn_digits
 
     digits = sklearn_digits()
@@ -39,35 +46,61 @@ def split_indices(labels: np.ndarray) -> dict[str, np.ndarray]:
     return {"train": np.sort(order[TEST_IMAGES:]), "test": np.sort(order[:TEST_IMAGES])}
 
 
-class Digits(tfds.core.GeneratorBasedBuilder):
-    """The digits as `image` (8, 8, 1) and `label`, 1,437 for training and 360 for testing."""
+class _Pngs:
+    """The records of a split, as the files of a prepared data set would give them."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    def __init__(self, records: Sequence[tuple[bytes, int]]) -> None:
+        self._records = records
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(8, 8, 1), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(num_classes=10),
-                }
-            ),
-            supervised_keys=("image", "label"),
-            description=__doc__,
-            homepage="https://archive.ics.uci.edu/dataset/80",
-        )
+    def __len__(self) -> int:
+        return len(self._records)
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        del dl_manager  # nothing to download
-        images, labels = load_digits()
-        return {
-            split: self._generate_examples(images, labels, indices)
-            for split, indices in split_indices(labels).items()
-        }
+    def __getitem__(self, index: int) -> dict[str, typing.Any]:
+        index = int(index)
+        image, label = self._records[index]
+        return {"image": image, "label": label, "index": index, "key": str(index)}
 
-    def _generate_examples(
-        self, images: np.ndarray, labels: np.ndarray, indices: np.ndarray
-    ) -> Iterator[tuple[int, dict]]:
-        for i in indices:
-            yield int(i), {"image": images[i], "label": int(labels[i])}
+
+@functools.cache
+def _records() -> dict[str, list[tuple[bytes, int]]]:
+    """Returns the images as PNG files, with their labels, in the order of each split."""
+    images, labels = load_digits()
+    return {
+        # TFDS's order, in which earlier versions prepared this data set: see `split_indices`.
+        part: [(_png(images[i]), int(labels[i])) for i in sorted(indices, key=_tfds_order(part))]
+        for part, indices in split_indices(labels).items()
+    }
+
+
+def _tfds_order(part: str) -> Callable[[int], bytes]:
+    return lambda i: hashlib.md5(f"{part}{i}".encode(), usedforsecurity=False).digest()
+
+
+def _png(image: np.ndarray) -> bytes:
+    with io.BytesIO() as file:
+        Image.fromarray(image[..., 0]).save(file, "PNG")
+        return file.getvalue()
+
+
+def open_digits(split: str) -> Split:
+    """Opens a split of the digits: 1,437 images for training and 360 for testing.
+
+    The name, the order and the pixels are those of the TFDS data set digits/1.0.0, which earlier
+    versions prepared, so a run that began with it goes on.
+
+    Args:
+      split: "train", "test" or a part of them in TFDS's notation, "train[:10%]".
+
+    Raises:
+      ValueError: there is no such split.
+    """
+    records = _records()
+    pieces = parts_of_split(DIGITS, split, {part: len(found) for part, found in records.items()})
+    return Split(
+        name=f"{DIGITS}/1.0.0 {split}",
+        source=_Pngs([r for part, start, stop in pieces for r in records[part][start:stop]]),
+        num_classes=10,
+        channels=1,
+        class_names=tuple(map(str, range(10))),
+        path="scikit-learn",
+    )

@@ -5,14 +5,13 @@ from collections.abc import Mapping
 
 import tensorflow_datasets as tfds
 
-from s2mlp_jax.data import digits, names
+from s2mlp_jax.data import names
 from s2mlp_jax.data.split import Split
 
 # name -> (images per split, classes, channels)
 _KNOWN: dict[str, tuple[dict[str, int], int, int]] = {
     "imagenet2012": ({"train": 1_281_167, "validation": 50_000}, 1000, 3),
     "cifar10": ({"train": 50_000, "test": 10_000}, 10, 3),
-    "digits": ({"train": digits.TRAIN_IMAGES, "test": digits.TEST_IMAGES}, 10, 1),
 }
 
 
@@ -29,16 +28,16 @@ class _NotHere:
         raise ValueError(f"{self._name}: only the size of this data set is known here.")
 
 
-def count_images(name: str, split: str, sizes: Mapping[str, int]) -> int:
-    """Returns the number of images in a split.
+def parts_of_split(name: str, split: str, sizes: Mapping[str, int]) -> list[tuple[str, int, int]]:
+    """Returns the pieces that a split is made of: [("train", first image, last image + 1), ...].
 
     Args:
       name: name of the data set, for messages.
-      split: split in TFDS's notation, "train[:10%]".
-      sizes: split -> number of its images.
+      split: split in TFDS's notation, "train[:10%]+test".
+      sizes: name of a whole split -> number of its images.
 
     Raises:
-      ValueError: the data set has no such split, or no image is in it.
+      ValueError: the data set has no such split.
     """
     infos = {
         part: tfds.core.SplitInfo(name=part, shard_lengths=[size], num_bytes=0)
@@ -50,13 +49,19 @@ def count_images(name: str, split: str, sizes: Mapping[str, int]) -> int:
         raise ValueError(
             f"Data set {name!r} has no split {split!r}. It has {', '.join(sizes)}."
         ) from error
-    count = sum(
-        (sizes[piece.splitname] if piece.to is None else piece.to) - (piece.from_ or 0)
+    return [
+        (
+            piece.splitname,
+            piece.from_ or 0,
+            sizes[piece.splitname] if piece.to is None else piece.to,
+        )
         for piece in pieces
-    )
-    if count < 1:
-        raise ValueError(f"The split {split!r} of {name} is empty.")
-    return count
+    ]
+
+
+def count_images(name: str, split: str, sizes: Mapping[str, int]) -> int:
+    """Returns the number of images in a split; arguments and errors as of `parts_of_split`."""
+    return sum(stop - start for _, start, stop in parts_of_split(name, split, sizes))
 
 
 def placeholder_split(name: str, split: str) -> Split | None:

@@ -7,8 +7,7 @@ from etils import epath
 
 from s2mlp_jax.checks import did_you_mean
 
-# Data sets prepared on first use, without a download: name -> builder's module.
-EMBEDDED = {"digits": "s2mlp_jax.data.digits"}
+DIGITS = "digits"  # comes with scikit-learn: nothing is to be prepared
 
 # Data sets of some classes of another: name -> source. prepare/<name>.txt lists the classes.
 SUBSETS = {"imagenet100": "imagenet2012"}
@@ -52,12 +51,12 @@ def check_known(name: str) -> None:
 
 def may_download(name: str) -> bool:
     """Returns whether preparing the data set from scratch may use the network."""
-    return base_name(name) not in (*EMBEDDED, "imagenet2012")
+    return base_name(name) not in (DIGITS, "imagenet2012")
 
 
 def manual_instructions(name: str) -> str:
     """Returns TFDS's instructions for files to be fetched by hand; "" if there are none."""
-    if base_name(name) in EMBEDDED:
+    if base_name(name) == DIGITS:
         return ""
     return tfds.builder_cls(base_name(name)).MANUAL_DOWNLOAD_INSTRUCTIONS or ""
 
@@ -71,8 +70,8 @@ def not_prepared(name: str, directory: epath.Path) -> str:
         return f"{start}It is made of {SUBSETS.get(base, base)}. Run: {command} --short_side={side}"
     if base in SUBSETS:
         return f"{start}It is made of {SUBSETS[base]}. Run: {command}"
-    if base in EMBEDDED:
-        return f"{start}Run: {command}"
+    if base == DIGITS:
+        return f"{start}Take data.name={DIGITS}, which needs no preparation."
     if manual_instructions(name):
         download = " --download" if may_download(name) else ""
         return (
@@ -86,7 +85,7 @@ def not_prepared(name: str, directory: epath.Path) -> str:
 
 
 def _known() -> set[str]:
-    return {*EMBEDDED, *SUBSETS, *tfds.list_builders(with_community_datasets=False)}
+    return {DIGITS, *SUBSETS, *tfds.list_builders(with_community_datasets=False)}
 
 
 def origin(name: str) -> tuple[str, str]:

@@ -1,11 +1,10 @@
-"""Opens one split of a data set with random access: from TFDS, a folder of images, or noise.
+"""Opens one split of a data set with random access: from TFDS, a folder, the digits, or noise.
 
 Reading needs neither TensorFlow nor the network. Preparing (writing ArrayRecord files) needs
 TensorFlow; data are downloaded only if the caller asks for it.
 """
 
 import functools
-import importlib
 import os
 import typing
 from collections.abc import Callable
@@ -15,8 +14,9 @@ from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
 
 from s2mlp_jax.data.decoding import MAX_PIXELS
+from s2mlp_jax.data.digits import open_digits
 from s2mlp_jax.data.folder import open_folder
-from s2mlp_jax.data.names import EMBEDDED, check_known, folder_of, not_prepared
+from s2mlp_jax.data.names import DIGITS, check_known, folder_of, not_prepared
 from s2mlp_jax.data.noise import NAME as NOISE
 from s2mlp_jax.data.noise import open_noise
 from s2mlp_jax.data.split import Source, Split
@@ -61,17 +61,21 @@ def resolve_data_dir(data_dir: str) -> epath.Path:
 
 
 def prepare(name: str, data_dir: str, download: bool) -> None:
-    """Prepares a data set as ArrayRecord files, if it needs no download or `download` is True.
+    """Downloads a data set and prepares it as ArrayRecord files, if `download` is True.
 
     Does nothing if the data set is already prepared or needs no preparation. Call it in one
     process before any process opens the data set.
     """
-    if _opener(name):
+    if not download or not needs_files(name):
         return
     directory = resolve_data_dir(data_dir)
-    if (name not in EMBEDDED and not download) or find(name, directory) is not None:
-        return
-    build(name, directory)
+    if find(name, directory) is None:
+        build(name, directory)
+
+
+def needs_files(name: str) -> bool:
+    """Returns whether a data set must be prepared; a folder, the digits and noise are ready."""
+    return _opener(name) is None
 
 
 def require_tensorflow(name: str) -> None:
@@ -80,8 +84,9 @@ def require_tensorflow(name: str) -> None:
         import_tensorflow()
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"Preparing data set {name!r} needs TensorFlow: pip install tensorflow-cpu. "
-            "Or copy a folder prepared elsewhere into the folder of prepared data."
+            f"Preparing data set {name!r} needs TensorFlow: pip install -r "
+            "requirements-tensorflow.txt -c constraints.txt. Or copy a folder prepared "
+            "elsewhere into the folder of prepared data."
         ) from error
 
 
@@ -98,9 +103,6 @@ def build(name: str, directory: epath.Path, manual_dir: str = "") -> None:
     """
     require_tensorflow(name)
     check_known(name)
-    if name in EMBEDDED:
-        importlib.import_module(EMBEDDED[name])  # registers it
-        tfds.disable_progress_bar()
     builder = tfds.builder(name, data_dir=str(directory), file_format="array_record")
     try:
         builder.download_and_prepare(
@@ -126,7 +128,7 @@ def open_split(
 
     Args:
       name: a TFDS name, "cifar10", "oxford_iiit_pet:4.0.0", "my_dataset/config", ..., or
-        "folder:/my/images" (see `folder.py`), or "synthetic" (see `noise.py`).
+        "folder:/my/images" (see `folder.py`), "digits" or "synthetic" (see `noise.py`).
       split: "train", "test[:50%]", ..., in TFDS's notation.
       data_dir: folder of the prepared data sets; "" for TFDS's default. Not used for a folder
         of images.
@@ -147,7 +149,7 @@ def _opener(name: str) -> Callable[[str], Split] | None:
     """Returns a function from split to `Split`; None if the data set must be prepared first."""
     if path := folder_of(name):
         return functools.partial(open_folder, path)
-    return open_noise if name == NOISE else None
+    return {DIGITS: open_digits, NOISE: open_noise}.get(name)
 
 
 def _open_prepared(name: str, split: str, data_dir: str) -> Split:

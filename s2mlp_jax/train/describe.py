@@ -110,11 +110,13 @@ def summary(run: Experiment, evaluation: Mapping[str, float], workdir: pathlib.P
     python = pathlib.Path(sys.executable)
     here = pathlib.Path.cwd()
     command = python.relative_to(here) if python.is_relative_to(here) else "python"
-    return [
+    lines = [
         "",
         f"Trained {run.options.model.name} for {run.total_steps:,} steps: "
         f"{eval_figures(evaluation)}, over {evaluation['eval/count']:,} images.",
         f"Files: {workdir} (metrics.jsonl, config.json, environment.json, checkpoints/, ...).",
-        f"Next: {command} main.py --mode=eval --workdir={workdir} evaluates the checkpoint again;",
-        f"      {command} -m tensorboard.main --logdir={workdir} draws the curves.",
+        f"Next: {command} main.py --mode=eval --workdir={workdir} evaluates the checkpoint again.",
     ]
+    if any(workdir.glob("events.out.tfevents.*")):
+        lines.append(f"      {command} -m tensorboard.main --logdir={workdir} draws the curves.")
+    return lines

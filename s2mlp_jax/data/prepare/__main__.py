@@ -64,12 +64,18 @@ def prepare(arguments: argparse.Namespace) -> None:
     Raises:
       ValueError: the command line asks for something impossible; the message says why.
     """
-    path = names.folder_of(arguments.name)
-    changed = path and (arguments.short_side or arguments.wnids is not None)
-    if changed or names.folder_of(arguments.source):
-        raise ValueError("Copies and subsets are made of TFDS's sets, not of folders of images.")
-    if path:
+    ready = not sources.needs_files(arguments.name)
+    changed = ready and (arguments.short_side or arguments.wnids is not None)
+    if changed or (arguments.source and not sources.needs_files(arguments.source)):
+        raise ValueError(
+            "Copies and subsets are made of TFDS's sets, not of folders of images, the digits or "
+            "synthetic images."
+        )
+    if path := names.folder_of(arguments.name):
         _look_at_folder(path)
+        return
+    if ready:
+        say(f"There is nothing to prepare. Train on it: --config.data.name={arguments.name}")
         return
     copy = _derived(arguments)
     name = copy.name if copy else arguments.name
