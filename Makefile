@@ -17,7 +17,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: requirements.txt constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try make PYTHON=python3.12."; exit 1; }
-	@echo "Installing into $(VENV) (about 2 GB, some minutes the first time)"
+	@echo "Installing into $(VENV) (about 1.2 GB, some minutes the first time)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install -r requirements.txt -c constraints.txt
 	@touch $@
