@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s2mlp_jax.data import on_device, pipeline, sources
+from s2mlp_jax.data import on_device, sources
 from s2mlp_jax.data.decoding import decode
+from s2mlp_jax.data.order import record_order
 from s2mlp_jax.data.pipeline import batch_places, eval_batches, train_batches
 from s2mlp_jax.data.views import Crops, eval_geometry, eval_view, train_views
 from s2mlp_jax.saved.preprocessing import Preprocessing
@@ -510,8 +511,7 @@ def test_pairs_of_a_real_batch(devices: int) -> None:
 
 
 def shuffled(length: int, seed: int, epoch: int) -> np.ndarray:
-    order = pipeline._order(length, seed)
-    return np.array([order(epoch * length + i) for i in range(length)])
+    return record_order(length, seed)(epoch * length + np.arange(length))
 
 
 def test_the_shuffle_is_as_even_as_chance() -> None:

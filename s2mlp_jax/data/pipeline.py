@@ -14,9 +14,9 @@ import typing
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-from grain.experimental import index_shuffle
 
 from s2mlp_jax.data.decoding import BrokenImageError
+from s2mlp_jax.data.order import record_order
 from s2mlp_jax.data.sources import Split
 from s2mlp_jax.data.views import Crops, read_eval_view, train_views
 from s2mlp_jax.progress import say
@@ -27,9 +27,6 @@ Record = dict[str, typing.Any]
 _Work = tuple[Batch, list[Callable[[], None]]]
 _Made = typing.TypeVar("_Made")
 
-# Rounds of Grain's shuffle. With the default 4, a batch holds the parts of a data set more evenly
-# than chance would, and successive images are correlated (docs/decisions.md).
-_SHUFFLE_ROUNDS = 12
 _IMAGES_PER_JOB = 16  # at most; handing over single small images costs more than making them
 
 
@@ -70,7 +67,7 @@ def train_batches(
     Raises:
       BrokenImageError: a broken image, with its record; all earlier batches were yielded.
     """
-    order = _order(len(split), seed)
+    order = record_order(len(split), seed)
     distinct = -(-batch_size // repeats)
     views: dict[int, list[int]] = {}  # the image's place in the batch -> its rows here
     for row, place in enumerate(batch_places(batch_size, repeats)[positions]):
@@ -79,7 +76,7 @@ def train_batches(
 
     def fill(batch: Batch, step: int, places: tuple[int, ...]) -> None:
         # Read all records first: decoding in between would evict this code from the CPU caches.
-        records = [split.source[order(step * distinct + place)] for place in places]
+        records = [split.source[i] for i in order(step * distinct + np.array(places)).tolist()]
         for place, asked in zip(places, records, strict=True):
             rows = views[place]
             numbers = [step * batch_size + int(positions[row]) for row in rows]
@@ -174,24 +171,6 @@ def batch_places(batch_size: int, repeats: int) -> np.ndarray:
     strides = list(itertools.islice(coprime, repeats)) or [1]
     copy, place = np.divmod(np.arange(batch_size), distinct)
     return place * np.take(strides, copy, mode="wrap") % distinct
-
-
-def _order(length: int, seed: int) -> Callable[[int], int]:
-    """Returns a function from a position in the endless stream to a record index.
-
-    Every epoch has a different order. Grain's shuffle computes each position independently, so
-    nothing is stored in memory or computed in advance.
-    """
-
-    @functools.lru_cache(maxsize=4)
-    def seed_of(epoch: int) -> int:
-        return int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
-
-    def record_at(place: int) -> int:
-        epoch, inside = divmod(place, length)
-        return index_shuffle(inside, length - 1, seed_of(epoch), _SHUFFLE_ROUNDS)
-
-    return record_at
 
 
 class _Reader:
