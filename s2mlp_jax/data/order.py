@@ -31,8 +31,10 @@ def record_order(length: int, seed: int) -> Callable[[np.ndarray], np.ndarray]:
         epochs, inside = np.divmod(places, length)
         if length > _WHOLE_EPOCHS_UP_TO:
             pairs = zip(epochs.tolist(), inside.tolist(), strict=True)
-            records = [index_shuffle(i, length - 1, seed_of(epoch), _ROUNDS) for epoch, i in pairs]
-            return np.array(records, np.int32)
+            return np.array(
+                [index_shuffle(i, length - 1, seed_of(epoch), _ROUNDS) for epoch, i in pairs],
+                np.int32,
+            )
         records = np.empty(len(places), np.int32)
         for epoch in range(epochs.min(), epochs.max() + 1):
             here = epochs == epoch
