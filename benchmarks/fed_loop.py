@@ -36,7 +36,7 @@ from s2mlp_jax import config as config_lib
 from s2mlp_jax.data import sources
 from s2mlp_jax.data.noise import open_noise
 from s2mlp_jax.train import devices as devices_lib
-from s2mlp_jax.train import experiment, loop
+from s2mlp_jax.train import experiment, feed
 
 SPEEDS = (0.5, 0.8, 0.95, 4.0)  # images per second of the stand-in / the pipeline
 _ASLEEP_BATCH = 64
@@ -170,7 +170,7 @@ def main() -> None:
         alone.append(rate)
         for speed in SPEEDS:
             step = sleeping_step(_ASLEEP_BATCH / (speed * rate))
-            with mock.patch.object(loop, "make_train_step", step):
+            with mock.patch.object(feed, "make_train_step", step):
                 by_speed[speed] += compare(small, real, 1)
         print(f"round {i + 1} of {args.rounds}: {rate:.0f} images/s", flush=True)
     for speed, pairs in by_speed.items():

@@ -50,6 +50,7 @@ def get_config(model: str = "s2mlp_wide") -> ml_collections.ConfigDict:
     data.data_dir = ""  # prepared data; "" is $TFDS_DATA_DIR or ~/tensorflow_datasets [free]
     data.download = False  # True lets TFDS use the network [free]
     data.cache = False  # True: decode every image once and keep all in memory [free]
+    data.place = "host"  # of the images: device, host, auto; a resumed run keeps it [ours] [free]
     data.channels = 0  # of the images: 1 grey, 3 colour; 0: as in the data
     data.rotate = 0  # rotates all images counter-clockwise by 90, 180 or 270 degrees; a control
     data.image_size = 224  # pixels [S2]

@@ -27,13 +27,15 @@ _EARLIER = (
 
 # Fields that may change when a run is continued; configs/common.py marks them with [free]. They do
 # not change the training's numbers, or only the order of its sums, as another number of devices
-# does; on_corrupt does only where the run could not go on.
+# does; on_corrupt does only where the run could not go on. place is for new runs: others keep the
+# one in their checkpoint.
 FREE_FIELDS = {
     "data.data_dir",
     "data.download",
     "data.cache",
     "data.on_corrupt",
     "data.max_pixels",
+    "data.place",
     "data.num_threads",
     "data.prefetch",
     "train.remat",
@@ -48,7 +50,11 @@ FREE_FIELDS = {
 
 
 # Fields that version 0.1.0 did not have, with values that give the behaviour of its runs.
-_LATER_FIELDS: dict[str, typing.Any] = {"data.rotate": 0, "data.max_pixels": MAX_PIXELS}
+_LATER_FIELDS: dict[str, typing.Any] = {
+    "data.rotate": 0,
+    "data.place": "host",
+    "data.max_pixels": MAX_PIXELS,
+}
 
 
 def load_config(

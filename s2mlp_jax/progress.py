@@ -61,9 +61,9 @@ class Progress:
             total=total, initial=start, unit="step", disable=not terminal, dynamic_ncols=True
         )
 
-    def advance(self) -> None:
-        """Counts one step."""
-        self._bar.update()
+    def advance(self, steps: int = 1) -> None:
+        """Counts steps."""
+        self._bar.update(steps)
 
     def note(self, step: int, figures: str) -> None:
         """Shows temporary figures next to the bar, or as a line if there is no bar."""

@@ -19,7 +19,7 @@ from s2mlp_jax.saved.disk_faults import DamagedError
 from s2mlp_jax.saved.metrics import MetricsWriter, read_metrics
 from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train import devices as devices_lib
-from s2mlp_jax.train import train_and_evaluate
+from s2mlp_jax.train import feed, train_and_evaluate
 from s2mlp_jax.train.restore import evaluate_workdir
 from tests.helpers import assert_same_run, read_lines, read_state, tiny_config
 
@@ -228,9 +228,7 @@ def test_stopping_and_going_on_changes_nothing(tmp_path: pathlib.Path) -> None:
     class Killed(BaseException):
         pass
 
-    import s2mlp_jax.train.loop as train_lib
-
-    original = train_lib.make_train_step
+    original = feed.make_train_step
     for stop_at in (5, 10):
 
         def make_killing_step(*args, stop_at: int = stop_at):  # noqa: ANN002, ANN202
@@ -250,7 +248,7 @@ def test_stopping_and_going_on_changes_nothing(tmp_path: pathlib.Path) -> None:
             return Wrapped()
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train_lib, "make_train_step", make_killing_step)
+            patch.setattr(feed, "make_train_step", make_killing_step)
             with pytest.raises(Killed):
                 train_and_evaluate(config, tmp_path / "stopped", jax.devices()[:1])
     train_and_evaluate(config, tmp_path / "stopped", jax.devices()[:1])

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from s2mlp_jax.saved.metrics import read_metrics
-from s2mlp_jax.train import data_wait, describe, loop
+from s2mlp_jax.train import data_wait, describe, feed, loop
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train.data_wait import DataWait
 from s2mlp_jax.train.step_metrics import StepMetrics
@@ -155,7 +155,7 @@ def test_a_run_logs_its_waits(tmp_path: pathlib.Path, monkeypatch: pytest.Monkey
             pass
         return place(*arguments)
 
-    monkeypatch.setattr(loop, "DataWait", Kept)
+    monkeypatch.setattr(feed, "DataWait", Kept)
     monkeypatch.setattr(devices_lib, "shard_batch", place_late)
     loop.train_and_evaluate(tiny_config(train__accumulation_steps=1), tmp_path)
     lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "train/loss" in line]

@@ -29,7 +29,7 @@ def run(logits: np.ndarray, labels: np.ndarray, batch_size: int, params: float =
         index = np.minimum(index, len(labels) - 1)
         batches.append({"image": logits[index], "label": labels[index], "mask": mask})
     params_array = jax.device_put(jnp.asarray(params), layout.replicated)
-    result = evaluate(step, {"eval": {"params": params_array}}, batches, layout, len(labels))
+    result = evaluate(step, {"eval": {"params": params_array}}, batches, len(labels))
     return {name.removeprefix("eval/"): value for name, value in result.items()}
 
 
@@ -67,7 +67,7 @@ def test_a_wrong_count_is_an_error() -> None:
     }
     params = jax.device_put(jnp.ones(()), layout.replicated)
     with pytest.raises(RuntimeError, match="Evaluated 8 images, expected 9"):
-        evaluate(step, {"eval": {"params": params}}, [batch], layout, 9)
+        evaluate(step, {"eval": {"params": params}}, [batch], 9)
 
 
 @pytest.mark.parametrize(("batch_size", "devices"), [(8, 8), (50, 8), (360, 1), (7, 1)])

@@ -7,6 +7,10 @@ from s2mlp_jax.checks import Choices, Range, Text
 from s2mlp_jax.data.decoding import ON_CORRUPT
 from s2mlp_jax.data.views import Crops
 
+# Where images are during training: in the devices' memory, on the host, which sends every batch,
+# or in the devices' memory if the set is small and its views can be made there.
+PLACES: tuple[str, ...] = ("auto", "device", "host")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataOptions(Crops):
@@ -18,6 +22,7 @@ class DataOptions(Crops):
       data_dir: folder of prepared data sets; "" for TFDS's default.
       download: whether TFDS may use the network.
       cache: whether every image is decoded once and kept in memory.
+      place: where the images are in training, one of `PLACES`.
       channels: 1 to read images in grey, 3 in colour; 0 for the channels of the data.
       repeats: views of an image per batch.
       on_corrupt: what to do about a broken image, one of `ON_CORRUPT`.
@@ -35,6 +40,7 @@ class DataOptions(Crops):
     data_dir: Annotated[str, Text()]
     download: bool
     cache: bool
+    place: Annotated[str, Choices(PLACES)]
     channels: Annotated[int, Choices((0, 1, 3))]
     repeats: Annotated[int, Range("[1, 2^20]")]
     on_corrupt: Annotated[str, Choices(ON_CORRUPT)]

@@ -18,9 +18,9 @@ from s2mlp_jax.sweep.progress import Failure, SweepProgress, is_settled, read_fa
 from s2mlp_jax.sweep.settings import Sweep, SweepRun
 from s2mlp_jax.sweep.vectorize import shapes_key, speedup, train_vectorized
 from s2mlp_jax.train.experiment import Experiment
+from s2mlp_jax.train.feed import abstract_arguments, make_program
 from s2mlp_jax.train.loop import Stopped, train
 from s2mlp_jax.train.signals import StopRequest
-from s2mlp_jax.train.step import make_train_step
 from s2mlp_jax.train.step_metrics import NonFiniteLossError
 
 
@@ -93,11 +93,11 @@ def _prepare(sweep: Sweep, run: SweepRun) -> "concurrent.futures.Future[_Prepare
     def work() -> None:
         try:
             base = sweep.experiment(run)
-            step = make_train_step(base)
+            program = make_program(base)
             if jax.default_backend() != "gpu":  # autotuning there would take memory
                 with contextlib.suppress(Exception):  # training raises it again
-                    step.lower(*base.abstract_step_arguments()).compile()
-            prepared.set_result((base, step))
+                    program.lower(*abstract_arguments(base)).compile()
+            prepared.set_result((base, program))
         except Exception as error:
             prepared.set_exception(error)
 
@@ -125,8 +125,8 @@ def _train_setting(
         outcome: dict[str, float] | Failure
         try:
             with _log_to(folder.log_file):
-                base, step = prepared.result()
-                outcome = train(base.with_seed(run.seed), folder.path, step)
+                base, program = prepared.result()
+                outcome = train(base.with_seed(run.seed), folder.path, program)
         except Stopped as stopped:
             raise Stopped(f"{run.setting}, seed {run.seed}: {stopped}") from None
         except LockedError as error:  # by another shard that has this run too

@@ -18,6 +18,7 @@ import ml_collections
 import numpy as np
 
 from s2mlp_jax import config as config_lib
+from s2mlp_jax.data.resident import Place
 from s2mlp_jax.models.backbone import shift_variables
 from s2mlp_jax.progress import Progress, say
 from s2mlp_jax.saved.run_folder import RunFolder
@@ -32,6 +33,7 @@ from s2mlp_jax.train.step import Batch, Metrics, make_step_function, make_train_
 from s2mlp_jax.train.step_metrics import NonFiniteLossError
 
 _STEPS_TIMED = 10
+_PLACE = Place(False, "on the host: the runs of one program are fed from there")
 
 
 def shapes_key(config: ml_collections.ConfigDict) -> str:
@@ -86,7 +88,7 @@ def train_vectorized(
         for run, workdir in zip(runs, workdirs, strict=True):
             folder = RunFolder(workdir)
             stack.enter_context(folder.locked())
-            recorders.append(RunRecorder(run, folder, len(runs)))
+            recorders.append(RunRecorder(run.placed(_PLACE), folder, len(runs)))
             stack.callback(recorders[-1].close)
         return _train(runs, recorders)
 
@@ -95,6 +97,8 @@ def _train(
     runs: Sequence[Experiment], recorders: Sequence[RunRecorder]
 ) -> list[dict[str, float] | NonFiniteLossError]:
     first, states = runs[0], [recorder.restore() for recorder in recorders]
+    if any(recorder.run.place.on_device for recorder in recorders):
+        raise ValueError("They began alone, with their images in device memory")
     start_step, total_steps = recorders[0].record["step"], first.total_steps
     for recorder in recorders:
         if recorder.record["step"] != start_step:

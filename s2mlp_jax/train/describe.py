@@ -29,6 +29,8 @@ def start(run: Experiment, step: int) -> Iterator[str]:
         f"{run.eval_split.name}: {len(run.eval_split):,}, {run.model.num_classes} classes, "
         f"{read}from {run.train_split.path}"
     )
+    if data.place != "host" or run.place.on_device:
+        yield f"          {run.place.why}"
     sheet = data_sheet(devices.flat[0])
     yield (
         f"devices   {devices.size} x {devices.flat[0].device_kind}, {jax.process_count()} "

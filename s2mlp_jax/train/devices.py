@@ -35,6 +35,11 @@ class Layout(typing.NamedTuple):
     replicated: NamedSharding
     shard_state: bool = False
 
+    @property
+    def stacked_batch(self) -> NamedSharding:
+        """Sharding of batches stacked along a new first axis."""
+        return NamedSharding(self.mesh, PartitionSpec(None, *self.batch.spec))
+
     def state_sharding(self, shape: tuple[int, ...]) -> NamedSharding:
         """Returns the sharding of a parameter, or of an optimizer statistic of the same shape.
 
@@ -213,6 +218,11 @@ def memory_limit(devices: PlannedDevices) -> int | None:
     if devices.absent:
         sheet = data_sheet(device)
         return sheet.memory_gib * 2**30 if sheet and sheet.memory_gib else None
+    return usable_memory(device, len(devices.devices))
+
+
+def usable_memory(device: jax.Device, count: int) -> int | None:
+    """Returns the bytes that a program may use on one of `count` alike devices, if known."""
     if device.platform == "cpu" and hasattr(os, "sysconf"):  # the devices share its memory
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(devices.devices)
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // count
     return (device.memory_stats() or {}).get("bytes_limit")

@@ -11,7 +11,7 @@ import optax
 
 from s2mlp_jax.data.on_device import normalize
 from s2mlp_jax.models import Model
-from s2mlp_jax.train.devices import Layout, shard_batch
+from s2mlp_jax.train.devices import Layout
 
 EvalStep = Callable[[typing.Any, dict[str, jax.Array]], dict[str, jax.Array]]
 
@@ -20,7 +20,28 @@ def make_eval_step(
     model: Model, mean: tuple[float, ...], std: tuple[float, ...], layout: Layout
 ) -> EvalStep:
     """Returns a jitted function from (variables, batch) to sums over the batch without padding."""
+    return jax.jit(
+        _eval_function(model, mean, std, layout),
+        in_shardings=(None, layout.batch),  # the variables keep their sharding
+        out_shardings=layout.replicated,
+    )
 
+
+def make_whole_eval_step(
+    model: Model, mean: tuple[float, ...], std: tuple[float, ...], layout: Layout
+) -> EvalStep:
+    """Returns the same for a set of stacked batches (n, b, ...); the sums are (n,) arrays."""
+    eval_step = _eval_function(model, mean, std, layout)
+    return jax.jit(
+        lambda variables, batches: jax.lax.map(lambda batch: eval_step(variables, batch), batches),
+        in_shardings=(None, layout.stacked_batch),
+        out_shardings=layout.replicated,
+    )
+
+
+def _eval_function(
+    model: Model, mean: tuple[float, ...], std: tuple[float, ...], layout: Layout
+) -> EvalStep:
     def eval_step(variables: typing.Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         images = normalize(batch["image"], mean, std)
         logits = model.apply(layout.gather(variables), images, train=False)
@@ -42,24 +63,20 @@ def make_eval_step(
             sums["corrupt"] = jnp.sum(batch["corrupt"])
         return sums
 
-    return jax.jit(
-        eval_step,
-        in_shardings=(None, layout.batch),  # the variables keep their sharding
-        out_shardings=layout.replicated,
-    )
+    return eval_step
 
 
 def evaluate(
     eval_step: EvalStep,
     variables: Mapping[str, typing.Any],
-    batches: Iterable[dict[str, np.ndarray]],
-    layout: Layout,
+    batches: Iterable[dict[str, jax.Array]],
     expected_count: int,
 ) -> dict[str, float]:
     """Evaluates one or more sets of variables in one pass over the data.
 
     Args:
       variables: name, such as "eval", -> variables of the model.
+      batches: on the devices, what `eval_step` takes.
 
     Returns:
       For each name: NAME/accuracy_top1 and NAME/accuracy_top5 as fractions, NAME/loss (mean,
@@ -71,11 +88,10 @@ def evaluate(
     totals: collections.Counter[str] = collections.Counter()
     pending: dict[str, jax.Array] = {}
     for batch in batches:
-        on_device = shard_batch(layout, batch)
         sums = {
             f"{name}/{figure}": value
             for name, tree in variables.items()
-            for figure, value in eval_step(tree, on_device).items()
+            for figure, value in eval_step(tree, batch).items()
         }
         _add(totals, pending)  # of the previous batch, so that only two are in flight
         pending = sums
@@ -97,4 +113,4 @@ def evaluate(
 
 def _add(totals: collections.Counter[str], sums: dict[str, jax.Array]) -> None:
     for name, value in jax.device_get(sums).items():
-        totals[name] += value.item()
+        totals[name] += sum(np.ravel(value).tolist())

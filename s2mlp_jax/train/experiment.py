@@ -15,13 +15,15 @@ from s2mlp_jax import config as config_lib
 from s2mlp_jax.data import sources
 from s2mlp_jax.data.options import DataOptions
 from s2mlp_jax.data.pipeline import Batch, eval_batches, train_batches
+from s2mlp_jax.data.resident import Place, choose_place
 from s2mlp_jax.models import Model
 from s2mlp_jax.models.cost import Cost, variant_cost
 from s2mlp_jax.options import Options
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train import optim
 from s2mlp_jax.train.data_sheets import data_sheet
-from s2mlp_jax.train.evaluate import EvalStep, evaluate, make_eval_step
+from s2mlp_jax.train.device_data import DeviceData
+from s2mlp_jax.train.evaluate import EvalStep, evaluate, make_eval_step, make_whole_eval_step
 from s2mlp_jax.train.initial_weights import InitialWeights, read_initial_weights
 from s2mlp_jax.train.state import TrainState, create_state
 
@@ -33,6 +35,8 @@ class Experiment:
     Attributes:
       total_steps: training steps of the whole run.
       steps_per_epoch: training images divided by the batch size, not rounded.
+      eval_step: for one batch.
+      place: where the images are.
     """
 
     config: ml_collections.ConfigDict
@@ -45,6 +49,7 @@ class Experiment:
     eval_step: EvalStep
     total_steps: int
     steps_per_epoch: float
+    place: Place
 
     @functools.cached_property
     def options(self) -> Options:
@@ -78,10 +83,18 @@ class Experiment:
 
     def with_seed(self, seed: int) -> "Experiment":
         """Returns the same experiment with another seed; both share compiled functions."""
-        config = config_lib.override(self.config, {"seed": seed})
-        other = dataclasses.replace(self, config=config)
-        # These do not depend on the seed, and are slow to compute.
-        vars(other).update(_shapes=self._shapes, _initial=self._initial)
+        _ = self._shapes, self._initial  # they do not depend on the seed, and are slow to compute
+        return self._changed(config=config_lib.override(self.config, {"seed": seed}))
+
+    def placed(self, place: Place) -> "Experiment":
+        """Returns the same experiment with the images at another place."""
+        return self._changed(place=place)
+
+    def _changed(self, **fields: typing.Any) -> "Experiment":
+        other = dataclasses.replace(self, **fields)
+        _ = self.device_data, self._whole_eval_step  # to load and to compile only once
+        shared = ("_shapes", "_initial", "device_data", "_whole_eval_step")
+        vars(other).update({name: vars(self)[name] for name in shared if name in vars(self)})
         return other
 
     def mfu(self, images_per_second: float) -> float | None:
@@ -173,6 +186,17 @@ class Experiment:
         every_steps = every_epochs * self.steps_per_epoch
         return step == self.total_steps or int(step / every_steps) > int((step - 1) / every_steps)
 
+    @functools.cached_property
+    def device_data(self) -> DeviceData:
+        """The images in the devices' memory, loaded when they are first used."""
+        splits = (self.train_split, self.eval_split)
+        return DeviceData(*splits, self.options.data, self.eval_batch_size, self.layout)
+
+    @functools.cached_property
+    def _whole_eval_step(self) -> EvalStep:
+        data = self.options.data
+        return make_whole_eval_step(self.model, data.mean, data.std, self.layout)
+
     def train_batches(self, start_step: int) -> Iterator[Batch]:
         """Yields this process's part of the training batches, from `start_step` on."""
         data, batch_size = self.options.data, self.options.train.batch_size
@@ -222,8 +246,11 @@ class Experiment:
         variables = {"eval": state.variables}
         if state.ema_variables is not None:
             variables["eval_ema"] = state.ema_variables
-        batches, count = self.eval_batches(), len(self.eval_split)
-        return evaluate(self.eval_step, variables, batches, self.layout, count)
+        count = len(self.eval_split)
+        if self.place.on_device:
+            return evaluate(self._whole_eval_step, variables, [self.device_data.evaluation], count)
+        batches = (devices_lib.shard_batch(self.layout, batch) for batch in self.eval_batches())
+        return evaluate(self.eval_step, variables, batches, count)
 
 
 def open_data(data: DataOptions) -> tuple[sources.Split, sources.Split]:
@@ -255,7 +282,7 @@ def create_experiment(
       config: a completed config (`config.complete`).
       devices: all devices by default.
       for_training: False for evaluation only, where the devices need not divide the training
-        batch.
+        batch, and the images are on the host.
       splits: for training and evaluation; by default opened from the config.
 
     Raises:
@@ -281,6 +308,10 @@ def create_experiment(
             f"train.batch_size {train.batch_size} is greater than the number of training images: "
             f"{train_split.name} has {len(train_split)}."
         )
+    place = Place(False, "on the host, for one evaluation")
+    if for_training:
+        memory = devices_lib.usable_memory(layout.mesh.devices.flat[0], layout.mesh.size)
+        place = choose_place(data, (train_split, eval_split), memory, jax.process_count())
     total_steps, steps_per_epoch = options.count_steps(len(train_split))
     model = options.make_model(train_split.num_classes)
     schedule = optim.make_schedule(options, total_steps, steps_per_epoch)
@@ -295,6 +326,7 @@ def create_experiment(
         optimizer=optimizer,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
+        place=place,
         eval_step=make_eval_step(model, data.mean, data.std, layout),
     )
     if options.freeze:

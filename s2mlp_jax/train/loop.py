@@ -15,15 +15,13 @@ from s2mlp_jax.saved.environment import changed_versions
 from s2mlp_jax.saved.files import local_path
 from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train import describe
-from s2mlp_jax.train import devices as devices_lib
-from s2mlp_jax.train.data_wait import DataWait
 from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.feed import Feed, make_feed, make_program
 from s2mlp_jax.train.processes import end_if_process_lost
 from s2mlp_jax.train.profile import Profile
 from s2mlp_jax.train.recorder import RunRecorder
 from s2mlp_jax.train.signals import StopRequest
 from s2mlp_jax.train.state import TrainState
-from s2mlp_jax.train.step import Batch, make_train_step
 from s2mlp_jax.train.step_metrics import NonFiniteLossError
 
 
@@ -72,15 +70,15 @@ def train_and_evaluate(
 def train(
     run: Experiment,
     workdir: str | pathlib.Path,
-    train_step: jax.stages.Wrapped | None = None,
+    program: jax.stages.Wrapped | None = None,
     accept_changes: bool = False,
     profile: Profile | None = None,
 ) -> dict[str, float]:
     """Does the same as `train_and_evaluate` for an existing experiment.
 
     Args:
-      train_step: from `make_train_step`, for an experiment that differs at most in its seed; runs
-        that are given the same one compile it once. Made here by default.
+      program: from `make_program`, for an experiment that differs at most in its seed; runs that
+        are given the same one compile it once. Made here by default.
       accept_changes: as in `train_and_evaluate`.
       profile: the steps to profile; none by default.
     """
@@ -94,13 +92,16 @@ def train(
         recorder = RunRecorder(run, folder, accept_changes=accept_changes)
         try:
             state = recorder.restore()
+            if recorder.run.place != run.place:
+                run, program = recorder.run, None
             for line in describe.start(run, recorder.record["step"]):
                 say(line)
             if versions := changed_versions(recorder.record.get("versions", {})):
                 say(f"Other versions than at the last checkpoint, so not bit for bit: {versions}")
             if recorder.record["step"] < run.total_steps:
                 recorder.open_files()
-                _train(run, train_step or make_train_step(run), state, recorder, stop, profile)
+                feed = make_feed(run, program or make_program(run), recorder.record["step"])
+                _train(feed, state, recorder, stop, profile)
         except NonFiniteLossError as error:
             raise recorder.explain(error) from None
         except jax.errors.JaxRuntimeError as error:
@@ -115,41 +116,32 @@ def train(
 
 
 def _train(
-    run: Experiment,
-    jitted: jax.stages.Wrapped,
-    state: TrainState,
-    recorder: RunRecorder,
-    stop: StopRequest,
-    profile: Profile,
+    feed: Feed, state: TrainState, recorder: RunRecorder, stop: StopRequest, profile: Profile
 ) -> None:
     """Trains from the recorder's step to the last one."""
-    start_step, total_steps = recorder.record["step"], run.total_steps
-    data = run.train_batches(start_step)
-
-    def next_batch() -> Batch:
-        return devices_lib.shard_batch(run.layout, next(data))
-
-    batch = next_batch()
+    step, total_steps = recorder.record["step"], recorder.run.total_steps
     started = time.perf_counter()
-    train_step = jitted.lower(state, batch, run.key).compile()
+    feed.compile(state)
     say(f"compiled  the training step in {time.perf_counter() - started:.1f} s")
 
     if stop.asked:
-        raise Stopped(f"Stopped at step {start_step} of {total_steps}, before training.")
+        raise Stopped(f"Stopped at step {step} of {total_steps}, before training.")
 
-    progress, waiting = Progress(total_steps, start_step), DataWait()
-    recorder.start(progress, waited=lambda: waiting.seconds)
+    progress = Progress(total_steps, step)
+    recorder.start(progress, waited=lambda: feed.waited)
 
     # The loop allows only explicit transfers to and from the device.
-    with waiting, profile, jax.transfer_guard("disallow"):
-        for step in range(start_step + 1, total_steps + 1):
-            profile.reached(step, state)
-            state, metrics = train_step(state, batch, run.key)
-            waiting.step_given(metrics["loss"])
-            recorder.metrics.add(step, metrics)
-            progress.advance()
-            recorder.metrics.catch_up(step - 1)  # late, while the device is busy with this step
+    with feed, profile, jax.transfer_guard("disallow"):
+        while step < total_steps:
+            profile.reached(step + 1, state)
+            most = profile.most_steps(step, feed.most)
+            count = recorder.steps_to_event(step, most)
+            state, metrics = feed.take(state, count)
+            recorder.metrics.add(step + count, metrics, count)
+            progress.advance(count)
+            recorder.metrics.catch_up(step)  # late, while the device is busy with these steps
 
+            step += count
             stopping = stop.reached(step)
             recorder.after_step(step, lambda: state, stopping)  # noqa: B023, it is called at once
             if step == total_steps:
@@ -158,7 +150,7 @@ def _train(
                 progress.close()
                 raise Stopped(f"Stopped at step {step} of {total_steps}, which is saved.")
             try:
-                batch = waiting.take(next_batch)
+                feed.prepare(step)
             except ValueError:  # a broken image; the training up to here is saved
                 if jax.process_count() == 1:  # otherwise all processes would have to save
                     recorder.save(step, state)

@@ -46,8 +46,21 @@ class Profile:
             self._steps = range(0)
         return self
 
+    def most_steps(self, step: int, most: int) -> int:
+        """Returns how many steps after `step` may be one program, up to `most`.
+
+        The steps of the profile are one program each.
+        """
+        if self._steps and step < self._steps[-1]:
+            return max(1, min(most, self._steps[0] - 1 - step))
+        return most
+
     def reached(self, step: int, state: typing.Any) -> None:
-        """Starts or ends the profile if it is time; call it before each step with the state."""
+        """Starts or ends the profile if it is time; call it before each program with the state.
+
+        Args:
+          step: the next step.
+        """
         if self._annotation is not None:
             self._annotation.__exit__(None, None, None)
             if step > self._steps[-1]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 
 from s2mlp_jax import config as config_lib
+from s2mlp_jax.data.resident import Place
 from s2mlp_jax.progress import Progress, plural, say
 from s2mlp_jax.saved.checkpoints import Checkpoints
 from s2mlp_jax.saved.environment import versions, write_environment
@@ -63,15 +64,38 @@ class RunRecorder:
             "corrupt_images": 0,
             "last_eval": {},
             "best_score": -1.0,
+            "data_place": "device" if run.place.on_device else "host",
         }
 
     def restore(self) -> TrainState:
-        """Returns the state of the last checkpoint, or the initial state if there is none."""
+        """Returns the state of the last checkpoint, or the initial state if there is none.
+
+        The images are then where they were when the run began: `self.run` may have changed.
+        """
         restored = self._checkpoints.restore_latest(like=self.run.abstract_state())
         if restored is None:
             return self.run.draw_state()
         state, self.record = restored
+        on_device = self.record.setdefault("data_place", "host") == "device"
+        if on_device != self.run.place.on_device:
+            if on_device and jax.process_count() > 1:
+                raise ValueError(
+                    f"The run in {self.folder.path} began with its images in device memory "
+                    "(data.place), where several processes cannot go on. Start one process."
+                )
+            place = "in device memory" if on_device else "on the host"
+            self.run = self.run.placed(Place(on_device, f"{place}, as when the run began"))
         return state
+
+    def steps_to_event(self, step: int, most: int) -> int:
+        """Returns the number of steps after `step` until something is to be done, up to `most`."""
+        for count in range(1, most):
+            if self._line_due(step + count) or any(self.due(step + count, stopping=False)):
+                return count
+        return most
+
+    def _line_due(self, step: int) -> bool:
+        return step % self.run.options.log.every_steps == 0 or step == self.run.total_steps
 
     def start(self, progress: Progress, waited: Callable[[], float]) -> None:
         """Starts the clock of the training steps; `waited` is as in `StepMetrics`."""
@@ -89,7 +113,7 @@ class RunRecorder:
 
         self.metrics = StepMetrics(
             write_line,
-            is_due=lambda step: step % options.log.every_steps == 0 or step == run.total_steps,
+            is_due=self._line_due,
             images_per_step=options.train.batch_size,
             start_step=self.record["step"],
             unwritten=self.record["unwritten"],

@@ -10,6 +10,7 @@ import optax
 
 from s2mlp_jax import rng
 from s2mlp_jax.data.on_device import training_batch
+from s2mlp_jax.data.resident import batch_of_records
 from s2mlp_jax.train import optim
 from s2mlp_jax.train.state import TrainState, update_ema
 
@@ -20,6 +21,10 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 StepFunction = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
 
+# Steps of one program at most. A constant, so that the program never depends on how often a run
+# logs, evaluates or saves: a run that is stopped and resumed is the same bit for bit.
+MOST_STEPS = 64
+
 
 def make_train_step(run: "Experiment") -> jax.stages.Wrapped:
     """Returns the jitted function (state, global batch, the run's key) -> (state, metrics)."""
@@ -28,6 +33,50 @@ def make_train_step(run: "Experiment") -> jax.stages.Wrapped:
         make_step_function(run),
         donate_argnums=0,
         in_shardings=(None, layout.batch, layout.replicated),  # the state keeps its sharding
+        out_shardings=(None, layout.replicated),
+        compiler_options=layout.remat_options() if run.options.train.remat else None,
+    )
+
+
+def make_many_steps(run: "Experiment") -> jax.stages.Wrapped:
+    """Returns the jitted function (state, data, records, count, the run's key) -> (state, metrics).
+
+    It takes `count` steps, on the records[i] of the whole set `data` at step i; records is
+    (MOST_STEPS, batch size). Metrics are (MOST_STEPS,) arrays, of which the first `count` are set.
+    """
+    layout, data_options = run.layout, run.options.data
+    step = make_step_function(run)
+
+    def one(
+        state: TrainState, data: Batch, records: jax.Array, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        key_of_step = jax.random.fold_in(key, state.step)
+        batch = batch_of_records(key_of_step, data, records, data_options)
+        batch = jax.lax.with_sharding_constraint(batch, layout.batch)
+        return step(state, batch, key)
+
+    def many(
+        state: TrainState, data: Batch, records: jax.Array, count: jax.Array, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        def body(i: jax.Array, carry: typing.Any) -> typing.Any:
+            state, lines = carry
+            state, metrics = one(state, data, records[i], key)
+            return state, {name: lines[name].at[i].set(x) for name, x in metrics.items()}
+
+        shapes = jax.eval_shape(one, state, data, records[0], key)[1]
+        empty = {name: jnp.zeros((MOST_STEPS,), x.dtype) for name, x in shapes.items()}
+        return jax.lax.fori_loop(0, count, body, (state, empty))
+
+    return jax.jit(
+        many,
+        donate_argnums=0,
+        in_shardings=(
+            None,
+            layout.replicated,
+            layout.stacked_batch,
+            layout.replicated,
+            layout.replicated,
+        ),
         out_shardings=(None, layout.replicated),
         compiler_options=layout.remat_options() if run.options.train.remat else None,
     )

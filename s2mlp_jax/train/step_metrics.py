@@ -1,4 +1,4 @@
-"""The metrics of training steps: fetched one step late, averaged, timed, checked for NaN."""
+"""The metrics of training steps: fetched late, averaged, timed, checked for NaN."""
 
 import collections
 import contextlib
@@ -11,7 +11,8 @@ import numpy as np
 
 from s2mlp_jax.cli import ExitCode
 
-# Steps that the host may run ahead of the device: each holds a batch in the device's memory.
+# Steps (or stretches of steps) that the host may run ahead of the device: each step holds a batch
+# in the device's memory.
 IN_FLIGHT = 4
 
 
@@ -56,13 +57,18 @@ class StepMetrics:
         self.seconds = self.waited = 0.0
         self._clock_of_waits = waited
         self._write, self._is_due, self._images_per_step = write, is_due, images_per_step
-        self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
+        self._pending: collections.deque[tuple[int, int, dict[str, jax.Array]]]
+        self._pending = collections.deque()
         self._written = start_step
         self._lap_start = time.perf_counter()
 
-    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Adds a step's metrics: scalars on the device that may not be computed yet."""
-        self._pending.append((step, metrics))
+    def add(self, step: int, metrics: dict[str, jax.Array], count: int = 1) -> None:
+        """Adds the metrics of `count` steps up to this one, which may not be computed yet.
+
+        Args:
+          metrics: on the device: scalars, or arrays of which the first `count` entries are used.
+        """
+        self._pending.append((step, count, metrics))
 
     def catch_up(self, step: int) -> None:
         """Writes the line of a step if due; waits for the device then, or if it is far behind.
@@ -96,15 +102,18 @@ class StepMetrics:
           NonFiniteLossError: at the first step whose loss or gradient is NaN or infinite.
         """
         while self._pending and self._pending[0][0] <= step:
-            at, metrics = self._pending.popleft()
-            figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            for name, value in figures.items():
-                self.unwritten.setdefault(name, []).append(value)
-            self.corrupt_images += round(figures.get("corrupt_images", 0))
-            for name in ("loss", "grad_norm"):  # a bad gradient is a bad loss one step later
-                value = self.unwritten[name][-1]
-                if not math.isfinite(value):
-                    raise NonFiniteLossError(f"train/{name} is {value} at step {at}")
+            last, count, metrics = self._pending.popleft()
+            fetched = jax.device_get(metrics)
+            values = {name: np.atleast_1d(x)[:count].tolist() for name, x in fetched.items()}
+            for i in range(count):
+                for name, of_steps in values.items():
+                    self.unwritten.setdefault(name, []).append(of_steps[i])
+                for name in ("loss", "grad_norm"):  # a bad gradient is a bad loss one step later
+                    value = values[name][i]
+                    if not math.isfinite(value):
+                        at = last - count + 1 + i
+                        raise NonFiniteLossError(f"train/{name} is {value} at step {at}")
+            self.corrupt_images += round(sum(values.get("corrupt_images", [])))
 
     @contextlib.contextmanager
     def paused(self, step: int) -> Iterator[None]:
