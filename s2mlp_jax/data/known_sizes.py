@@ -37,7 +37,7 @@ def parts_of_split(name: str, split: str, sizes: Mapping[str, int]) -> list[tupl
       sizes: name of a whole split -> number of its images.
 
     Raises:
-      ValueError: the data set has no such split.
+      ValueError: the data set has no such split, or no image is in it.
     """
     infos = {
         part: tfds.core.SplitInfo(name=part, shard_lengths=[size], num_bytes=0)
@@ -49,7 +49,7 @@ def parts_of_split(name: str, split: str, sizes: Mapping[str, int]) -> list[tupl
         raise ValueError(
             f"Data set {name!r} has no split {split!r}. It has {', '.join(sizes)}."
         ) from error
-    return [
+    parts = [
         (
             piece.splitname,
             piece.from_ or 0,
@@ -57,6 +57,9 @@ def parts_of_split(name: str, split: str, sizes: Mapping[str, int]) -> list[tupl
         )
         for piece in pieces
     ]
+    if sum(stop - start for _, start, stop in parts) < 1:
+        raise ValueError(f"The split {split!r} of {name} is empty.")
+    return parts
 
 
 def count_images(name: str, split: str, sizes: Mapping[str, int]) -> int:
