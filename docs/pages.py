@@ -15,7 +15,8 @@ from mkdocs.structure.pages import Page
 
 ROOT = pathlib.Path(__file__).parents[1]
 PATTERNS = [
-    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/*.md", "docs/*.png", "docs/*.css"),
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff"),
+    *("docs/*.md", "docs/*.png", "docs/*.css"),
     *("results/**/*.md", "results/**/*.png"),
 ]
 

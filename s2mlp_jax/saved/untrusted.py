@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from s2mlp_jax.models.mixers import find_mixer
 from s2mlp_jax.models.variant import field_types
 from s2mlp_jax.models.variants import get_variant
 
@@ -101,6 +102,11 @@ def check_model(described: typing.Any, where: str) -> dict[str, typing.Any]:
     check_between(described["num_classes"], 1, MAX_CLASSES, f"{where}: num_classes")
     check_between(described["image_size"], 1, MAX_IMAGE_SIZE, f"{where}: image_size")
     fields, types = described["fields"], field_types()
+    if isinstance(mixer := fields.get("mixer"), str):
+        try:
+            find_mixer(mixer)  # first, as an unknown one has unknown fields
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
     check_known(fields, types, f"{where}: fields")
     for name, value in fields.items():
         kind = [int] if types[name] is tuple else types[name]
