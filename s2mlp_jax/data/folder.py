@@ -11,9 +11,8 @@ import os
 import typing
 from collections.abc import Iterator, Sequence
 
-import tensorflow_datasets as tfds
-
 from s2mlp_jax.data.decoding import CUT_MODES, BrokenImageError, open_image, read_file
+from s2mlp_jax.data.known_sizes import absolute_parts
 from s2mlp_jax.data.split import Split
 from s2mlp_jax.progress import plural, say
 
@@ -102,17 +101,13 @@ def _select(root: str, split: str, parts: Sequence[str], classes: Sequence[str])
             "evaluation, cut train in two: train_split=train[:90%] eval_split=train[90%:]."
         )
     found = {name: _images_of(root, name, classes) for name in dict.fromkeys(named)}
-    infos = {
-        name: tfds.core.SplitInfo(name=name, shard_lengths=[len(places)], num_bytes=0)
-        for name, places in found.items()
-    }
     try:
-        pieces = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
+        pieces = absolute_parts(split, {name: len(places) for name, places in found.items()})
     except (ValueError, NotImplementedError) as error:
         sizes = _listed([f"{name}, {len(places):,} images" for name, places in found.items()])
         reason = str(error).splitlines()[-1]
         raise ValueError(f"{root} ({sizes}) has no split {split!r}. {reason}") from error
-    places = [p for piece in pieces for p in found[piece.splitname][piece.from_ : piece.to]]
+    places = [place for name, start, stop in pieces for place in found[name][start:stop]]
     if not places:
         raise ValueError(f"The split {split!r} of {root} is empty.")
     return places

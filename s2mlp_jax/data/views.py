@@ -23,6 +23,8 @@ INTERPOLATIONS: dict[str, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
 }
 
+MAX_IMAGE_SIZE = 8192  # pixels per side of what a model sees
+
 # Width over height of a random resized crop, drawn log-uniformly (torchvision's and DeiT's).
 _ASPECT_RATIO = (3 / 4, 4 / 3)
 
@@ -51,7 +53,7 @@ class Crops:
       ValueError: at construction, if a field's value is not allowed or a library is not installed.
     """
 
-    image_size: Annotated[int, Range("[1, 8192]")]
+    image_size: Annotated[int, Range(f"[1, {MAX_IMAGE_SIZE}]")]
     train_crop: Annotated[str, Choices(CROPS)]
     crop_area_min: Annotated[float, Range("(0, 1]")]
     crop_padding: Annotated[int, Range("[0, 1024]")]

@@ -25,7 +25,7 @@ from s2mlp_jax.saved import disk_faults
 from s2mlp_jax.saved.arrays import leaf_name
 from s2mlp_jax.saved.disk_faults import DamagedError
 from s2mlp_jax.saved.files import Folder
-from s2mlp_jax.saved.record import check_arrays, contents, read_record, read_score, seal
+from s2mlp_jax.saved.record import check_state, contents, read_record, read_score, seal
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
 
@@ -86,13 +86,13 @@ class Checkpoints:
         self.check(wait=True)
         if step in self._manager.all_steps():
             return
+        self.check_room(state)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
             record=ocp.args.JsonSave(seal(record, state, score)),
         )
         if score is not None:
             self._scores[step] = score  # before Orbax decides which checkpoints to delete
-        self.check_room(state)
         with disk_faults.explained(self.directory, self._size):
             if not self._manager.save(step, args=args):
                 raise RuntimeError(
@@ -122,8 +122,10 @@ class Checkpoints:
           DiskError: if it failed because of the disk.
           Exception: if it failed for another reason.
         """
+        if not self._saving:  # called after each step
+            return
         with disk_faults.explained(self.directory, self._size):
-            if self._saving and (wait or not self._manager.is_saving_in_progress()):
+            if wait or not self._manager.is_saving_in_progress():
                 self._saving = False
                 self._manager.wait_until_finished()  # raises what a thread of its own met
             self._manager.check_for_errors()
@@ -158,7 +160,7 @@ class Checkpoints:
             with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
                 args = ocp.args.StandardRestore(like)
                 state = reader.restore(self._folder.state_folder(step), args=args)
-            check_arrays(state, record)
+            check_state(state, record)
             if (counted := getattr(state, "step", None)) is not None and int(counted) != step:
                 raise DamagedError(f"its state is of step {int(counted)}")
         return state, contents(record)
@@ -218,7 +220,7 @@ class Checkpoints:
         part = ocp.args.PyTreeRestore(item=wanted, restore_args=how, partial_restore=True)
         with ocp.PyTreeCheckpointer() as reader:
             read = reader.restore(self._folder.state_folder(step), args=part)
-        check_arrays(read, read_record(self._folder, step))
+        check_state(read, read_record(self._folder, step), partial=True)
         return {"params": read[params], **read[model_state]}, averaged
 
     def restore_latest(self, like: typing.Any) -> tuple[typing.Any, dict[str, typing.Any]] | None:
@@ -257,7 +259,7 @@ class Checkpoints:
         finally:
             self._manager.close()
 
-    def _move_aside(self, step: int, reason: "DamagedError") -> None:
+    def _move_aside(self, step: int, reason: DamagedError) -> None:
         aside = self._folder.broken_checkpoints / str(step)
         say(f"{reason} It is moved to {aside}.")
         if jax.process_index() == 0:
@@ -311,7 +313,8 @@ class _Preserve(policy.PreservationPolicy):
         self, checkpoints: Sequence[typing.Any], *, context: typing.Any
     ) -> Sequence[bool]:
         """Returns for each checkpoint whether it is kept; called by Orbax."""
-        return [checkpoint.step == self._step() for checkpoint in checkpoints]
+        kept = self._step()
+        return [checkpoint.step == kept for checkpoint in checkpoints]
 
 
 def _shapes(tree: typing.Any) -> dict[str, tuple[int, ...]]:

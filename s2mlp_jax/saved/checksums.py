@@ -9,7 +9,7 @@ damage does with a probability of 1 - 2^-32.
 import functools
 import math
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from jax import lax
 from jax.experimental import multihost_utils
 
 from s2mlp_jax.saved.arrays import leaf_name
+from s2mlp_jax.saved.disk_faults import DamagedError
 
 
 def checksums(tree: typing.Any) -> dict[str, str]:
@@ -31,6 +32,22 @@ def checksums(tree: typing.Any) -> dict[str, str]:
     if jax.process_count() > 1:
         sums = multihost_utils.process_allgather(sums).sum(0, dtype=np.uint32)
     return {leaf_name(path): f"{x:08x}" for (path, _), x in zip(leaves, sums, strict=True)}
+
+
+def check(tree: typing.Any, recorded: Mapping[str, typing.Any], partial: bool = False) -> None:
+    """Compares the arrays of a tree with recorded checksums.
+
+    Args:
+      partial: whether the tree may lack arrays that were recorded.
+
+    Raises:
+      DamagedError: names the arrays that differ.
+    """
+    found = checksums(tree)
+    names = sorted(found if partial else found.keys() | recorded.keys())
+    if wrong := [name for name in names if recorded.get(name) != found.get(name)]:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise DamagedError(f"{', '.join(wrong[:3])}{more} differ from what was saved")
 
 
 def _parts(x: jax.Array | np.ndarray) -> Iterator[jax.Array]:

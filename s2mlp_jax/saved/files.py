@@ -115,13 +115,16 @@ class Folder:
     def check_kind(self, *allowed: Kind) -> Kind:
         """Returns the kind of the folder.
 
+        Args:
+          allowed: kinds; "none" for a folder that may be new.
+
         Raises:
           ValueError: if the kind is not allowed; the message names the actual kind.
         """
         kind = self.kind
         if kind in allowed:
             return kind
-        wanted = " or ".join(_A_KIND[name] for name in allowed)
+        wanted = " or ".join(_A_KIND[name] for name in allowed if name != "none")
         if not self.path.is_dir():
             raise ValueError(f"There is no folder {self.path}; {wanted} is expected.")
         if kind != "none":

@@ -4,7 +4,7 @@ import hashlib
 import json
 import typing
 
-from s2mlp_jax.saved.checksums import checksums
+from s2mlp_jax.saved.checksums import check, checksums
 from s2mlp_jax.saved.disk_faults import DamagedError
 from s2mlp_jax.saved.files import Folder, read_json
 
@@ -54,17 +54,10 @@ def read_score(folder: Folder, step: int) -> float | None:
         return None
 
 
-def check_arrays(tree: typing.Any, record: Record) -> None:
-    """Compares arrays that were read with the checksums in their record.
-
-    Raises:
-      DamagedError: names the arrays that differ.
-    """
-    recorded = record.get(_ARRAYS, {})
-    wrong = [name for name, x in checksums(tree).items() if recorded.get(name, x) != x]
-    if wrong:
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise DamagedError(f"{', '.join(wrong[:3])}{more} differ from what was saved")
+def check_state(state: typing.Any, record: Record, partial: bool = False) -> None:
+    """Compares a state, or a part of it, with the checksums in its record, as `checksums.check`."""
+    if _ARRAYS in record:  # not in checkpoints of earlier versions
+        check(state, record[_ARRAYS], partial)
 
 
 def _checksum(record: Record) -> str:

@@ -33,9 +33,8 @@ class RunFolder(Folder):
         Raises:
           ValueError: if it belongs to another run (lists the fields that differ) or is not a run's.
         """
-        if self.kind == "none":
+        if self.check_kind("run", "none") == "none":
             return []
-        self.check_kind("run")
         if (saved := self._config_or_none()) is None:
             return []
         different = differences(saved, config)

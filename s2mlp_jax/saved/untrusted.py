@@ -10,12 +10,12 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from s2mlp_jax.data.views import MAX_IMAGE_SIZE
 from s2mlp_jax.models.mixers import find_mixer
 from s2mlp_jax.models.variant import field_types
 from s2mlp_jax.models.variants import get_variant
 
 MAX_BLOCKS = 1_000  # of all stages together; the fields have limits of their own
-MAX_IMAGE_SIZE = 8_192  # pixels per side, as that of a config
 MAX_CLASSES = 1_000_000
 MAX_ARRAYS = 20_000
 MAX_NAME = 1_000  # characters, of an array, a class or another text

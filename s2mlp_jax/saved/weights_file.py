@@ -16,8 +16,8 @@ import numpy as np
 from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.models.variants import get_variant
 from s2mlp_jax.saved.arrays import flatten, unflatten
-from s2mlp_jax.saved.checksums import checksums
-from s2mlp_jax.saved.disk_faults import DamagedError
+from s2mlp_jax.saved.checksums import check, checksums
+from s2mlp_jax.saved.disk_faults import reading
 from s2mlp_jax.saved.files import parse_json
 from s2mlp_jax.saved.untrusted import check_kind, check_model, check_names, check_values
 
@@ -233,13 +233,10 @@ def _read_safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[s
     except safetensors.SafetensorError as error:
         raise _unreadable(path, error) from error
     if _CHECKSUMS in metadata:  # not in files of other programs and of earlier versions
-        recorded, found = parse_json(metadata[_CHECKSUMS]), checksums(arrays)
+        recorded = parse_json(metadata[_CHECKSUMS])
         check_kind(recorded, dict, f"{path}: {_CHECKSUMS}")
-        both = sorted(recorded.keys() | found.keys())
-        if damaged := [name for name in both if recorded.get(name) != found.get(name)]:
-            raise DamagedError(
-                f"{path} is damaged: {', '.join(damaged[:3])} differ from what was saved."
-            )
+        with reading(str(path)):
+            check(arrays, recorded)
     return arrays, metadata
 
 

@@ -127,13 +127,13 @@ def _wait_for(host: str, port: int) -> None:
         time.sleep(0.5)
 
 
-def end_if_process_lost(error: BaseException) -> None:
+def end_if_process_lost(error: jax.errors.JaxRuntimeError) -> None:
     """Ends this process at once if an exception means that another one was lost.
 
     At a normal end jax would wait for the lost one. A lost process shows as a broken connection in
     a sum over the devices.
     """
-    if jax.process_count() == 1 or not isinstance(error, jax.errors.JaxRuntimeError):
+    if jax.process_count() == 1:
         return
     text = str(error)
     if any(word in text for word in ("onnection", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")):

@@ -1,5 +1,7 @@
 """One process writes to a folder at a time; a dead one blocks nobody."""
 
+import errno
+import fcntl
 import os
 import pathlib
 import signal
@@ -81,3 +83,17 @@ def test_a_shard_started_twice(tmp_path: pathlib.Path, capsys: pytest.CaptureFix
     assert "Skipped: a, seed 0. Another process is training in" in capsys.readouterr().out
     assert not (tmp_path / "a/0/failure.json").exists()
     assert (tmp_path / "e/0/result.json").exists()
+
+
+def test_where_there_are_no_locks_work_goes_on(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And an error of the work is not taken for one of the disk."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(KeyError) as found, locked(tmp_path / ".lock", "training"):
+        raise KeyError
+    assert found.value.__context__ is None
