@@ -22,7 +22,7 @@ from s2mlp_jax import config as config_lib
 from s2mlp_jax.data import on_device, randaugment
 from s2mlp_jax.options import DTYPES
 from s2mlp_jax.train import devices as devices_lib
-from s2mlp_jax.train.experiment import create_experiment
+from s2mlp_jax.train.create import create_experiment
 from s2mlp_jax.train.step import make_train_step
 from s2mlp_jax.visualize import load_images
 

@@ -28,7 +28,7 @@ from s2mlp_jax.data.sources import Split
 from s2mlp_jax.export.export_model import FORMATS
 from s2mlp_jax.saved.pretrained import Pretrained
 from s2mlp_jax.saved.run_folder import RunFolder
-from s2mlp_jax.train.experiment import open_data
+from s2mlp_jax.train.create import open_data
 
 # Programs from images to logits, as on the card of each format; MODEL is the exported folder.
 _PROGRAMS = {

@@ -35,8 +35,8 @@ from benchmarks.pipelines import CORES, FULL, open_repeated
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.data import sources
 from s2mlp_jax.data.noise import open_noise
+from s2mlp_jax.train import create, feed
 from s2mlp_jax.train import devices as devices_lib
-from s2mlp_jax.train import experiment, feed
 
 SPEEDS = (0.5, 0.8, 0.95, 4.0)  # images per second of the stand-in / the pipeline
 _ASLEEP_BATCH = 64
@@ -79,7 +79,7 @@ def make_config(
 def run_loop(config: ml_collections.ConfigDict, images: sources.Split) -> Loop:
     """Trains once in a new folder; returns the logged figures."""
     splits = images, open_noise("test[:4]")  # the evaluation is not measured
-    run = experiment.create_experiment(config, splits=splits)
+    run = create.create_experiment(config, splits=splits)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return Loop(*loop_rate(run))
 
@@ -110,7 +110,7 @@ def sleeping_step(seconds: float) -> typing.Any:
 def pipeline_rate(config: ml_collections.ConfigDict, images: sources.Split, batches: int) -> float:
     """Returns the images per second of the pipeline alone, including the copy to the device."""
     splits = images, open_noise("test[:4]")
-    run = experiment.create_experiment(config, splits=splits)
+    run = create.create_experiment(config, splits=splits)
     stream = run.train_batches(0)
 
     def take(count: int) -> None:

@@ -24,7 +24,8 @@ from s2mlp_jax import config as config_lib
 from s2mlp_jax.data.resident import Place
 from s2mlp_jax.data.split import Split
 from s2mlp_jax.train import devices, feed
-from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.create import create_experiment
+from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.step import MOST_STEPS, make_train_step
 
 KINDS = ("loop, device", "loop, host", "one step", "many steps")

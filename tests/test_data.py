@@ -21,7 +21,7 @@ from s2mlp_jax.data.pipeline import batch_places, eval_batches, train_batches
 from s2mlp_jax.data.views import Crops, eval_geometry, eval_view, train_views
 from s2mlp_jax.saved.preprocessing import Preprocessing
 from s2mlp_jax.train import devices as devices_lib
-from s2mlp_jax.train.experiment import create_experiment
+from s2mlp_jax.train.create import create_experiment
 from tests.data_sets import CIFAR_TEST, IMAGENET_TRAIN
 from tests.helpers import tiny_config
 

@@ -17,7 +17,7 @@ from s2mlp_jax.data.views import View, make_view
 from s2mlp_jax.saved.metrics import read_metrics
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train import feed, train_and_evaluate
-from s2mlp_jax.train.experiment import create_experiment
+from s2mlp_jax.train.create import create_experiment
 from s2mlp_jax.train.loop import Stopped
 from s2mlp_jax.train.signals import StopRequest
 from s2mlp_jax.train.step_metrics import NonFiniteLossError, StepMetrics

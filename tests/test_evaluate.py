@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from s2mlp_jax.train import devices as devices_lib
+from s2mlp_jax.train.create import create_experiment
 from s2mlp_jax.train.evaluate import evaluate, make_eval_step
-from s2mlp_jax.train.experiment import create_experiment
 from tests.helpers import tiny_config
 
 

@@ -18,7 +18,7 @@ from s2mlp_jax.export import __main__ as export
 from s2mlp_jax.saved import pretrained
 from s2mlp_jax.saved.arrays import flatten
 from s2mlp_jax.train import optim, train_and_evaluate
-from s2mlp_jax.train.experiment import create_experiment
+from s2mlp_jax.train.create import create_experiment
 from s2mlp_jax.train.restore import evaluate_workdir
 from tests.helpers import ROOT, assert_same_run, read_state, tiny_config
 

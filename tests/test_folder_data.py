@@ -25,7 +25,7 @@ from s2mlp_jax.data.pipeline import eval_batches, train_batches
 from s2mlp_jax.data.prepare import __main__ as prepare
 from s2mlp_jax.data.views import Crops
 from s2mlp_jax.train import train_and_evaluate
-from s2mlp_jax.train.experiment import create_experiment
+from s2mlp_jax.train.create import create_experiment
 from tests.helpers import ROOT, read_lines, tiny_config
 from tests.test_cli import environment
 

@@ -13,7 +13,8 @@ import pytest
 from s2mlp_jax.progress import Progress
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train import train_and_evaluate
-from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.create import create_experiment
+from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.restore import evaluate_workdir
 from s2mlp_jax.train.step import make_train_step
 from tests.helpers import read_lines, tiny_config

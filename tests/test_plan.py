@@ -14,9 +14,9 @@ from s2mlp_jax.config import load_config, override
 from s2mlp_jax.data.known_sizes import placeholder_split
 from s2mlp_jax.train import describe, step_cost
 from s2mlp_jax.train import plan as plan_module
+from s2mlp_jax.train.create import create_experiment
 from s2mlp_jax.train.data_sheets import data_sheet
 from s2mlp_jax.train.devices import PlannedDevices, find_devices
-from s2mlp_jax.train.experiment import create_experiment
 from s2mlp_jax.train.plan import plan
 from tests.helpers import ROOT, tiny_config
 from tests.test_cli import main

@@ -19,7 +19,8 @@ from s2mlp_jax.models.variants import VARIANTS, get_variant
 from s2mlp_jax.report.__main__ import main as report_main
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train import train_and_evaluate
-from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.create import create_experiment
+from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.restore import evaluate_workdir
 from s2mlp_jax.train.step import make_train_step
 from tests.helpers import tiny_config

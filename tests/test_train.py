@@ -16,8 +16,9 @@ from s2mlp_jax.data.on_device import normalize, smooth_labels
 from s2mlp_jax.rng import stream_key
 from s2mlp_jax.train import devices as devices_lib
 from s2mlp_jax.train import optim, train_and_evaluate
+from s2mlp_jax.train.create import create_experiment
 from s2mlp_jax.train.data_sheets import data_sheet
-from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.state import TrainState, update_ema
 from s2mlp_jax.train.step import make_train_step
 from s2mlp_jax.train.step_metrics import NonFiniteLossError, StepMetrics

@@ -21,7 +21,7 @@ from s2mlp_jax.models import create_model, init
 from s2mlp_jax.models.backbone import Backbone
 from s2mlp_jax.models.spatial_shift import BORDERS, PATTERNS, parse_pattern, spatial_shift
 from s2mlp_jax.train import train_and_evaluate
-from s2mlp_jax.train.experiment import open_data
+from s2mlp_jax.train.create import open_data
 from s2mlp_jax.train.restore import Restored, evaluate_workdir, restore_run
 from s2mlp_jax.visualize.block_features import principal_colors
 from s2mlp_jax.visualize.confusion_matrix import confusion_counts

@@ -16,7 +16,8 @@ from s2mlp_jax import config as config_lib
 from s2mlp_jax.data.split import Split
 from s2mlp_jax.saved.metrics import read_metrics
 from s2mlp_jax.train import devices, step_cost
-from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.create import create_experiment
+from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.loop import train
 from s2mlp_jax.train.step import make_train_step
 

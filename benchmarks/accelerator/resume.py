@@ -21,7 +21,7 @@ import json, sys
 from benchmarks import common
 from benchmarks.accelerator import images
 from s2mlp_jax import config as config_lib
-from s2mlp_jax.train.experiment import create_experiment
+from s2mlp_jax.train.create import create_experiment
 from s2mlp_jax.train.loop import train
 
 folder, overrides = sys.argv[1], json.loads(sys.argv[2])

@@ -11,7 +11,8 @@ from benchmarks.accelerator.schedule import Options, Record
 from s2mlp_jax import config as config_lib
 from s2mlp_jax.models import PATTERNS
 from s2mlp_jax.sweep.vectorize import timed_steps
-from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.create import create_experiment
+from s2mlp_jax.train.experiment import Experiment
 
 GROUPS = ((("a",), 3), (("a",), 8), (("a", "e", "none"), 3), (tuple(PATTERNS), 3))
 

@@ -15,7 +15,8 @@ from s2mlp_jax.data.options import DataOptions
 from s2mlp_jax.data.sources import Split
 from s2mlp_jax.saved.files import Folder, read_json_lines, write_text
 from s2mlp_jax.saved.run_folder import RunFolder
-from s2mlp_jax.train.experiment import Experiment, create_experiment, open_data
+from s2mlp_jax.train.create import create_experiment, open_data
+from s2mlp_jax.train.experiment import Experiment
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.,+=-]*")
 

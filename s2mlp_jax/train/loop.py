@@ -15,7 +15,8 @@ from s2mlp_jax.saved.environment import changed_versions
 from s2mlp_jax.saved.files import local_path
 from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train import describe
-from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.create import create_experiment
+from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.feed import Feed, make_feed, make_program
 from s2mlp_jax.train.processes import end_if_process_lost
 from s2mlp_jax.train.profile import Profile

@@ -17,9 +17,10 @@ from s2mlp_jax.data.names import base_name
 from s2mlp_jax.data.options import DataOptions
 from s2mlp_jax.progress import duration, human_size
 from s2mlp_jax.train import describe
+from s2mlp_jax.train.create import create_experiment
 from s2mlp_jax.train.data_sheets import data_sheet
 from s2mlp_jax.train.devices import PlannedDevices, memory_limit
-from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.step_cost import CompiledStep, bytes_on_a_device, compile_step, measure
 
 # Fewer images than this per device and part do not keep a device busy: the last resort.

@@ -13,7 +13,8 @@ from s2mlp_jax.saved.checkpoints import Checkpoints
 from s2mlp_jax.saved.files import append_json_line, local_path
 from s2mlp_jax.saved.run_folder import RunFolder
 from s2mlp_jax.train import describe
-from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.create import create_experiment
+from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.state import TrainState
 
 

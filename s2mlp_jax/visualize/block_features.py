@@ -12,7 +12,8 @@ from s2mlp_jax import config as config_lib
 from s2mlp_jax.data.decoding import BrokenImageError, read_pixels
 from s2mlp_jax.data.on_device import normalize
 from s2mlp_jax.data.views import eval_view
-from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.create import create_experiment
+from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.restore import restore_run
 from s2mlp_jax.visualize.canvas import (
     QUIET,

@@ -124,7 +124,7 @@ def test_skip_skips_every_broken_image(folder: pathlib.Path, how: str) -> None:
 
 def test_a_run_skips_with_a_cache(folder: pathlib.Path) -> None:
     from s2mlp_jax.config import to_options
-    from s2mlp_jax.train.experiment import open_data
+    from s2mlp_jax.train.create import open_data
 
     spoil(folder / "train/a/3.jpg", "cut")
     how = {"data__name": f"folder:{folder}", "data__eval_split": "val", "data__cache": True}

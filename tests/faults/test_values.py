@@ -23,7 +23,7 @@ from s2mlp_jax.data import sources
 from s2mlp_jax.models.mixers import MIXERS
 from s2mlp_jax.models.variant import Variant
 from s2mlp_jax.options import ModelOptions, Options
-from s2mlp_jax.train.experiment import create_experiment
+from s2mlp_jax.train.create import create_experiment
 from tests.helpers import ROOT, tiny_config
 
 DIGITS = str(ROOT / "configs/s2mlp_digits.py")

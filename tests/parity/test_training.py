@@ -17,7 +17,8 @@ import pytest
 
 from s2mlp_jax.export import pytorch, torch_weights
 from s2mlp_jax.train import devices as devices_lib
-from s2mlp_jax.train.experiment import Experiment, create_experiment
+from s2mlp_jax.train.create import create_experiment
+from s2mlp_jax.train.experiment import Experiment
 from s2mlp_jax.train.state import TrainState
 from s2mlp_jax.train.step import make_train_step
 from tests.helpers import tiny_config
