@@ -10,14 +10,12 @@ import contextlib
 import pathlib
 import shutil
 import typing
-from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
-from orbax.checkpoint.checkpoint_managers import preservation_policy as policy
 
 from s2mlp_jax.config import list_differences
 from s2mlp_jax.progress import say
@@ -25,6 +23,7 @@ from s2mlp_jax.saved import disk_faults
 from s2mlp_jax.saved.arrays import leaf_name
 from s2mlp_jax.saved.disk_faults import DamagedError
 from s2mlp_jax.saved.files import Folder
+from s2mlp_jax.saved.manager import open_manager
 from s2mlp_jax.saved.record import check_state, contents, read_record, read_score, seal
 
 _TEMPORARY = ".orbax-checkpoint-tmp"
@@ -48,20 +47,7 @@ class Checkpoints:
         self._scores: dict[int, float] = {}
         self._size = 0.0  # bytes of the last state that was saved
         self._saving = False  # whether a save may be in progress
-        best = _Preserve(self.best_step)
-        self._manager = _Manager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(keep), best]),
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
-                create=not read_only,
-            ),
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "record": ocp.JsonCheckpointHandler(),
-            },
-        )
+        self._manager = open_manager(self.directory, keep, self.best_step, read_only)
         for step in self.steps():
             if (score := read_score(self._folder, step)) is not None:
                 self._scores[step] = score
@@ -294,27 +280,6 @@ class Checkpoints:
 
 class OtherModelError(ValueError):
     """A checkpoint is from another model."""
-
-
-class _Manager(ocp.CheckpointManager):
-    """Orbax's manager, but it does not read the scores, which fails if a file is damaged."""
-
-    def metrics(self, step: int) -> None:
-        """Returns no metrics of a checkpoint; called by Orbax when it opens a folder."""
-
-
-class _Preserve(policy.PreservationPolicy):
-    """Keeps the checkpoint of the step that a function returns."""
-
-    def __init__(self, step: Callable[[], int | None]) -> None:
-        self._step = step
-
-    def should_preserve(
-        self, checkpoints: Sequence[typing.Any], *, context: typing.Any
-    ) -> Sequence[bool]:
-        """Returns for each checkpoint whether it is kept; called by Orbax."""
-        kept = self._step()
-        return [checkpoint.step == kept for checkpoint in checkpoints]
 
 
 def _shapes(tree: typing.Any) -> dict[str, tuple[int, ...]]:
