@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from s2mlp_jax.data import digits as digits_lib
 from s2mlp_jax.data import on_device, sources
 from s2mlp_jax.data.decoding import decode
 from s2mlp_jax.data.order import record_order
@@ -80,6 +81,19 @@ def test_digits_are_the_1797_and_the_split_is_fixed_and_stratified() -> None:
         "digits/1.0.0 train": "0c4211bdb781d6ad",
         "digits/1.0.0 test": "dcf007093dbf8a8a",
     }
+
+
+def test_digits_are_scikit_learn_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read from its file, or where that is not there by its function."""
+    from sklearn.datasets import load_digits as sklearn_digits
+
+    expected = sklearn_digits()
+    for file in (digits_lib._FILE, "nowhere.csv"):
+        monkeypatch.setattr(digits_lib, "_FILE", file)
+        images, labels = digits_lib.load_digits()
+        assert images.dtype == np.uint8
+        np.testing.assert_array_equal(images[..., 0], np.rint(expected.images * 255 / 16))
+        np.testing.assert_array_equal(labels, expected.target)
 
 
 @pytest.mark.parametrize(

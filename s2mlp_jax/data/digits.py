@@ -6,7 +6,9 @@ and Kaynak, 1998): 8x8 pixels of 17 grey levels, 43 writers.
 
 import functools
 import hashlib
+import importlib.util
 import io
+import pathlib
 import typing
 from collections.abc import Callable, Sequence
 
@@ -18,16 +20,23 @@ from s2mlp_jax.data.names import DIGITS
 from s2mlp_jax.data.split import Split
 
 TEST_IMAGES = 360
+# In the package's folder. Importing sklearn.datasets takes a second, at each start of a run.
+_FILE = "datasets/data/digits.csv.gz"
 
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
     """Returns images (1797, 8, 8, 1) in uint8 and labels (1797,), from the installed package."""
-    # Imported here: it takes seconds, and only these data need it.
-    from sklearn.datasets import load_digits as sklearn_digits
+    sklearn = importlib.util.find_spec("sklearn")
+    file = pathlib.Path(sklearn.origin if sklearn and sklearn.origin else "").parent / _FILE
+    if file.is_file():
+        table = np.loadtxt(file, delimiter=",", dtype=np.int64)
+        levels, labels = table[:, :-1].reshape(-1, 8, 8), table[:, -1]
+    else:  # a version that keeps it elsewhere
+        from sklearn.datasets import load_digits as sklearn_digits
 
-    digits = sklearn_digits()
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    return images[..., None], digits.target.astype(np.int64)
+        digits = sklearn_digits()
+        levels, labels = digits.images, digits.target.astype(np.int64)
+    return np.rint(levels * (255 / 16)).astype(np.uint8)[..., None], labels
 
 
 def split_indices(labels: np.ndarray) -> dict[str, np.ndarray]:
